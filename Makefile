@@ -1,0 +1,55 @@
+# Everything a contributor runs. Only Python 3.11+, make and pip are assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help setup toolchain demo check fmt generate test unit lock clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv with featurerollout and kubectl-featurerollout in it
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@echo "setup: creating $(VENV) from requirements-dev.lock"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "setup: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+toolchain: setup ## Build or find the control plane and PostgreSQL (5 minutes the first time)
+	@$(BIN)/python -m feature_rollout.sandbox
+
+demo: setup ## A rollout on a real control plane and database, with a regression that is taken back
+	@$(BIN)/featurerollout demo
+
+check: setup ## Format, lint, types, import layers, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/featurerollout crds --check crds
+
+fmt: setup ## Format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: setup ## Write the generated files again (crds/)
+	$(BIN)/featurerollout crds --output crds
+
+unit: setup ## The tests that need no server
+	$(BIN)/pytest tests/unit -n $(WORKERS)
+
+test: check toolchain ## Every check and every test
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+lock: setup ## Resolve the locks again from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml -o requirements-dev.lock
+
+clean: ## Remove what the targets above made in this folder
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

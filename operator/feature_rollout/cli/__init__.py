@@ -1,0 +1,5 @@
+"""`featurerollout`, also installed as the kubectl plugin `kubectl featurerollout`."""
+
+
+def main() -> None:
+    """Placeholder."""
