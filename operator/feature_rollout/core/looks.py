@@ -1,0 +1,95 @@
+"""Looks: one evaluation of one metric over one closed window.
+
+Windows lie on a grid of the metric's interval from the epoch, so that they are
+disjoint, the same for every rollout that asks, and the same after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from feature_rollout.core.plan import Metric, MetricType
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Verdict(StrEnum):
+    PASS = "Pass"
+    FAIL = "Fail"
+    NO_DATA = "NoData"
+    ERROR = "Error"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a metric showed in a window.
+
+    A Ratio has `events` of `units`, a Gauge has `value` and perhaps `units`. `error`
+    says why there is neither, `no_data` that the source answered with nothing.
+    """
+
+    metric: str
+    window: Window
+    events: float | None = None
+    units: float | None = None
+    value: float | None = None
+    error: str | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is something to judge."""
+        return self.error is None and self.number is not None
+
+    @property
+    def number(self) -> float | None:
+        """The fraction of a Ratio or the value of a Gauge; None without units or value."""
+        if self.events is not None and self.units:
+            return self.events / self.units
+        return self.value
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "start": self.window.start.isoformat(),
+            "end": self.window.end.isoformat(),
+            "events": self.events,
+            "units": self.units,
+            "value": self.value,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Look:
+        window = Window(datetime.fromisoformat(data["start"]), datetime.fromisoformat(data["end"]))
+        return cls(data["metric"], window, data["events"], data["units"], data["value"], data["error"])
+
+
+def next_window(metric: Metric, after: datetime) -> Window:
+    """The first window of the metric's grid that starts at or after `after`."""
+    index = -((EPOCH - after) // metric.interval)
+    start = EPOCH + index * metric.interval
+    return Window(start, start + metric.interval)
+
+
+def known_at(metric: Metric, window: Window) -> datetime:
+    """When the window's numbers are settled and may be asked for."""
+    return window.end + metric.delay
+
+
+def stale_after(metric: Metric) -> timedelta:
+    """How old the end of the newest window may be before the metric counts as blind."""
+    return 3 * metric.interval + metric.delay + timedelta(seconds=10)
+
+
+def is_ratio(metric: Metric) -> bool:
+    return metric.type is MetricType.RATIO

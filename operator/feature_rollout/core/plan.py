@@ -1,0 +1,282 @@
+"""The resolved plan: what a rollout shall do, with every reference followed.
+
+It is made from the API objects once per generation and never changes; everything that
+happens to a rollout is in `state`. Fractions are of 1, percentages of 100.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from feature_rollout.core.exposure import Exposure, FlagChange
+
+
+class Severity(IntEnum):
+    """A row of the rollback matrix; a higher number is more severe."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
+
+    def __str__(self) -> str:
+        return self.name.capitalize()
+
+    @classmethod
+    def parse(cls, name: str) -> Severity:
+        return cls[name.upper()]
+
+
+class MetricType(StrEnum):
+    RATIO = "Ratio"
+    GAUGE = "Gauge"
+
+
+class Mode(StrEnum):
+    ENFORCE = "Enforce"
+    OBSERVE = "Observe"
+
+
+class Sense(StrEnum):
+    ABOVE = "above"
+    BELOW = "below"
+
+
+class ActionType(StrEnum):
+    DISABLE_FLAGS = "DisableFlags"
+    REDUCE_PERCENTAGE = "ReducePercentage"
+    RESTRICT_TO_GROUPS = "RestrictToGroups"
+    HOLD = "Hold"
+    ROLL_BACK_DATABASE = "RollBackDatabase"
+
+    @property
+    def lowers(self) -> bool:
+        return self is not ActionType.HOLD
+
+
+class Target(StrEnum):
+    """Where `ReducePercentage` goes when it names no percentage."""
+
+    PREVIOUS_STAGE = "PreviousStage"
+    BASELINE = "Baseline"
+
+
+class OnDelete(StrEnum):
+    KEEP = "Keep"
+    RESTORE = "Restore"
+    DISABLE = "Disable"
+
+
+class OnNoTraffic(StrEnum):
+    WAIT = "Wait"
+    COUNT = "Count"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit as people wrote it and as a number: a fraction of 1 on a Ratio, the metric's unit on a Gauge."""
+
+    value: float
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A bound metric. `blocker` says why this version cannot measure it, or is None."""
+
+    name: str
+    type: MetricType
+    interval: timedelta
+    delay: timedelta = timedelta(0)
+    unit: str = ""
+    counts_users: bool = False
+    mode: Mode = Mode.ENFORCE
+    blocker: str | None = None
+
+    def format(self, value: float) -> str:
+        """A value of this metric as people read it."""
+        return f"{value * 100:.4g}%" if self.type is MetricType.RATIO else f"{value:.4g}{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the stage's looks must show, once its bake is over. Exactly one of the two limits is set."""
+
+    metric: str
+    at_most: Limit | None = None
+    at_least: Limit | None = None
+    min_units: int = 1
+    blocker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlagEntry:
+    names: tuple[str, ...]
+    change: FlagChange
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One entry of the plan. `blockers` are the parts of it that this version cannot do; they hold its start."""
+
+    name: str
+    entries: tuple[FlagEntry, ...] = ()
+    bake: timedelta = timedelta(0)
+    gates: tuple[Gate, ...] = ()
+    on_no_traffic: OnNoTraffic = OnNoTraffic.WAIT
+    blockers: tuple[str, ...] = ()
+    digest: str = ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return tuple(name for entry in self.entries for name in entry.names)
+
+    def applied_to(self, rows: Mapping[str, Exposure]) -> dict[str, Exposure]:
+        """Every row after this stage; rows that it does not name stay as they were."""
+        after = dict(rows)
+        for entry in self.entries:
+            for name in entry.names:
+                after[name] = entry.change.applied_to(after[name])
+        return after
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """A gauge's clause is breached when `failures` of its last `of` looks are past the limit."""
+
+    failures: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A guard. `key` names its evidence: it changes when the clause, its template or its provider does.
+
+    `blocker` says why this version cannot judge it, or is None.
+    """
+
+    key: str
+    metric: str
+    sense: Sense
+    limit: Limit
+    persist: Persist | None = None
+    blocker: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sense} {self.limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a row does. `flags` is None for every flag that the attempt raised."""
+
+    type: ActionType
+    to: Target | None = None
+    percentage: Decimal | None = None
+    groups: frozenset[str] | None = None
+    flags: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    severity: Severity
+    clauses: tuple[Clause, ...]
+    respond_within: timedelta
+    action: Action
+    settle: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A field that has no effect in this version: `path` as in the manifest, and what is done instead."""
+
+    path: str
+    consequence: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.consequence})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a rollout, resolved. `rows` are sorted, most severe first."""
+
+    metrics: Mapping[str, Metric]
+    rows: tuple[Row, ...]
+    stages: tuple[Stage, ...]
+    plan_hash: str
+    spec_hash: str
+    on_delete: OnDelete = OnDelete.KEEP
+    alpha: float = 0.05
+    preflight_blockers: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every flag that the plan names, in order of first appearance."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.flags))
+
+    @property
+    def lowering_clauses(self) -> int:
+        """C of statistics.md: clauses whose row lowers exposure, at least one."""
+        enforced = (c for row in self.rows if row.action.type.lowers for c in row.clauses if self.is_enforced(c))
+        return max(1, sum(1 for _ in enforced))
+
+    @property
+    def flag_stages(self) -> int:
+        """S of statistics.md: stages with flags, at least one."""
+        return max(1, sum(1 for stage in self.stages if stage.entries))
+
+    @property
+    def bakes(self) -> timedelta:
+        return sum((stage.bake for stage in self.stages), timedelta(0))
+
+    def is_enforced(self, clause: Clause) -> bool:
+        """Whether the clause may act: its metric is bound and not only observed."""
+        metric = self.metrics.get(clause.metric)
+        return metric is not None and metric.mode is Mode.ENFORCE
+
+    def guards(self) -> tuple[tuple[Row, Clause], ...]:
+        """Every clause that may act, the most severe row first."""
+        return tuple((row, clause) for row in self.rows for clause in row.clauses if self.is_enforced(clause))
+
+    def exposure_after(self, stage: int, baseline: Mapping[str, Exposure]) -> dict[str, Exposure]:
+        """Every flag's exposure once the stage of that index is in; -1 is the baseline."""
+        rows = dict(baseline)
+        for entered in self.stages[: stage + 1]:
+            rows = entered.applied_to(rows)
+        return rows
+
+    def previous_flag_stage(self, stage: int) -> int:
+        """The index of the stage before the newest one that wrote flags, or -1."""
+        newest = max((i for i in range(stage + 1) if self.stages[i].entries), default=-1)
+        return max((i for i in range(newest) if self.stages[i].entries), default=-1)
+
+
+def digest(value: object) -> str:
+    """`v1:` and the SHA-256 of the canonical JSON of `value`, in hexadecimal."""
+    return "v1:" + hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f")
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no canonical JSON form")

@@ -1,0 +1,175 @@
+"""What the reconciler asks of the world, and the errors that it may get.
+
+Adapters live in `store`, `metrics` and `kube`; tests use in-memory ones. Times are
+aware datetimes in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from feature_rollout.core.exposure import Exposure
+from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.plan import OnDelete, Severity
+from feature_rollout.core.state import Latch, Ledger
+
+
+class Problem(Exception):
+    """Something that a person must know of: a documented reason and a message without secrets.
+
+    `stalled` says that waiting alone will not heal it.
+    """
+
+    def __init__(self, reason: str, message: str, *, stalled: bool = True) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.stalled = stalled
+
+
+class Fenced(Exception):
+    """The ledger row is under another epoch or sequence: read again before anything else."""
+
+
+class Drifted(Exception):
+    """A flag row is not as it was last seen: somebody else changed it meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who opens a ledger row, and for which flags."""
+
+    key: str
+    uid: str
+    flags: tuple[str, ...]
+    spec_hash: str
+    plan_hash: str
+    on_delete: OnDelete
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What an audit row tells beside the change itself."""
+
+    reason: str
+    message: str
+    generation: int
+    stage: str
+    actor: str = "operator"
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A ledger row and the flag rows, read together. A flag without a row is missing from `rows`."""
+
+    ledger: Ledger
+    rows: Mapping[str, Exposure]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A fenced transaction: `ledger` as it shall be, under the epoch and sequence it holds.
+
+    `before` are the flag rows as last seen, `after` as they shall be; both empty when
+    only the ledger changes.
+    """
+
+    ledger: Ledger
+    before: Mapping[str, Exposure]
+    after: Mapping[str, Exposure]
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """An unfenced transaction: each row becomes its meet with the target.
+
+    It needs no epoch, only the key. `latch` and `severity` are set for a revert.
+    `exact` writes the target itself where it is within the row (a baseline restored
+    byte for byte), and the meet where it is not.
+    """
+
+    key: str
+    targets: Mapping[str, Exposure]
+    why: Why
+    latch: Latch | None = None
+    severity: Severity | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Measured progress, written in batches and without a change of sequence."""
+
+    key: str
+    epoch: int
+    attempt: int
+    baked: timedelta
+    progress: Mapping[str, Any]
+
+
+class FlagStore(Protocol):
+    """One database with its flag table and bookkeeping.
+
+    Every method raises Problem for what a person must mend or wait for.
+    """
+
+    async def open(self, claim: Claim) -> Ledger:
+        """Begin or go on with a rollout, own its flags, and take the next epoch.
+
+        Idempotent for the same uid. Raises Problem(Conflict) when somebody else owns a
+        flag, and then nothing is written.
+        """
+
+    async def read(self, key: str, flags: Sequence[str]) -> Snapshot:
+        """The ledger row and the flag rows, in one transaction."""
+
+    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
+        """The last checkpoint: the attempt that it belongs to, and what was stored."""
+
+    async def commit(self, change: Commit) -> Ledger:
+        """Write flags, ledger and audit together. Raises Fenced or Drifted; then nothing is written."""
+
+    async def lower(self, change: Lowering) -> Ledger:
+        """Lower flags, latch and audit together; idempotent."""
+
+    async def release(self, change: Lowering, uid: str) -> None:
+        """Lower as told, close the ledger row of that uid and give its flags up, in one transaction.
+
+        Idempotent: a row that is closed, of another uid or missing is left alone.
+        """
+
+    async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Store progress; a checkpoint under an old epoch is dropped silently."""
+
+
+class MetricSource(Protocol):
+    """Something that can answer one metric of one rollout."""
+
+    async def look(self, metric: str, window: Window) -> Look:
+        """Never raises: what went wrong is in the look's `error`, without secrets."""
+
+
+class RolloutObjects(Protocol):
+    """What the reconciler reads from and writes to the API server about one rollout."""
+
+    async def fresh(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """The object as the API server has it now, or None when it is gone."""
+
+    async def add_finalizer(self, rollout: Mapping[str, Any]) -> None: ...
+
+    async def remove_finalizer(self, rollout: Mapping[str, Any]) -> None: ...
+
+    async def write_status(self, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Server-side apply of the whole status under the resourceVersion that was decided on."""
+
+    def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
+        """Record an Event, `kind` Normal or Warning; returns at once."""
+
+
+class Clock(Protocol):
+    def now(self) -> datetime: ...
