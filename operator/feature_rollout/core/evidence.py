@@ -12,11 +12,13 @@ not seen can't spend weight, nor count towards the looks that `settle` demands.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 # Times the limit: the rates that the limit is tested against.
 GRID = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
@@ -266,7 +268,7 @@ def _mixed(
 ) -> tuple[float, ...]:
     """M_r after a look, of M_r before it and L looks ago."""
     ceiling = _CEILING_THRESHOLDS * test.threshold
-    exponents = [ratio if ratio < _EXPONENT_MAX else _EXPONENT_MAX for ratio in ratios]
+    exponents = [min(ratio, _EXPONENT_MAX) for ratio in ratios]
     grown = [(m + weight) * math.exp(exponent) for m, exponent in zip(mixture, exponents, strict=True)]
     if test.settle_s > 0:
         caps = [_SETTLE_GROWTH * (m + weight) for m in past]

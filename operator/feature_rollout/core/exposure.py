@@ -54,7 +54,11 @@ class Exposure:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `percentage` is a string, so that no digit is lost."""
-        return {"enabled": self.enabled, "percentage": format_percentage(self.percentage), "groups": sorted(self.groups)}
+        return {
+            "enabled": self.enabled,
+            "percentage": format_percentage(self.percentage),
+            "groups": sorted(self.groups),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Exposure:

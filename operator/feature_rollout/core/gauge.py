@@ -12,10 +12,12 @@ blocks. So does a block with fewer than 5 values: it is left out, as if it had n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # A block lasts this long, or as long as the query's own range if that is longer.
 BLOCK_S_MIN = 300.0
@@ -79,9 +81,9 @@ class GaugeRun:
         """After a look; `None`, NaN and infinities are no value, only time that goes by."""
         if value is not None and not math.isfinite(value):
             value = None
-        run = self._with_onset(rule, value, window_start)
+        run = _with_onset(self, rule, value, window_start)
         if rule.persist is None:
-            return run._with_block(rule, value, window_start, window_end)
+            return _with_block(run, rule, value, window_start, window_end)
         if value is None:
             return run
         return replace(run, recent=(*run.recent, rule.is_past(value))[-rule.persist[1] :])
@@ -95,39 +97,6 @@ class GaugeRun:
     def raised(self) -> GaugeRun:
         """After a stage raised exposure: looks of an earlier stage do not count."""
         return GaugeRun()
-
-    def _with_onset(self, rule: GaugeRule, value: float | None, window_start: datetime) -> GaugeRun:
-        if value is None:
-            return self
-        if not rule.is_past(value):
-            return replace(self, past_limit=None)
-        return self if self.past_limit else replace(self, past_limit=window_start)
-
-    def _with_block(self, rule: GaugeRule, value: float | None, start: datetime, end: datetime) -> GaugeRun:
-        """A block starts with its first value, and is whole with the first look that ends at or after its end.
-
-        The looks say so, not a clock: a restart moves no block.
-        """
-        length = timedelta(seconds=rule.block_length_s)
-        run = self
-        if run.block_start is not None and start >= run.block_start + length:
-            run = run._with_block_closed(rule)
-        if value is not None:
-            run = replace(run, block_start=run.block_start or start, block_values=(*run.block_values, value))
-        if run.block_start is not None and end >= run.block_start + length:
-            run = run._with_block_closed(rule)
-        return run
-
-    def _with_block_closed(self, rule: GaugeRule) -> GaugeRun:
-        run = replace(self, block_start=None, block_values=())
-        if len(self.block_values) < BLOCK_LOOKS_MIN:
-            return run
-        value = _median(self.block_values)
-        return replace(
-            run,
-            far_blocks=run.far_blocks + 1 if rule.is_past(value, FAR_FACTOR) else 0,
-            near_blocks=run.near_blocks + 1 if rule.is_past(value, NEAR_FACTOR) else 0,
-        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of finite numbers, from which exactly this run is read again."""
@@ -150,6 +119,42 @@ class GaugeRun:
             data["farBlocks"],
             data["nearBlocks"],
         )
+
+
+def _with_onset(run: GaugeRun, rule: GaugeRule, value: float | None, window_start: datetime) -> GaugeRun:
+    if value is None:
+        return run
+    if not rule.is_past(value):
+        return replace(run, past_limit=None)
+    return run if run.past_limit else replace(run, past_limit=window_start)
+
+
+def _with_block(run: GaugeRun, rule: GaugeRule, value: float | None, start: datetime, end: datetime) -> GaugeRun:
+    """A block starts with its first value, and is whole with the first look that ends at or after its end.
+
+    The looks say so, not a clock: a restart moves no block.
+    """
+    length = timedelta(seconds=rule.block_length_s)
+    if run.block_start is not None and start >= run.block_start + length:
+        run = _block_closed(run, rule)
+    if value is not None:
+        run = replace(run, block_start=run.block_start or start, block_values=(*run.block_values, value))
+    if run.block_start is not None and end >= run.block_start + length:
+        run = _block_closed(run, rule)
+    return run
+
+
+def _block_closed(run: GaugeRun, rule: GaugeRule) -> GaugeRun:
+    values = run.block_values
+    run = replace(run, block_start=None, block_values=())
+    if len(values) < BLOCK_LOOKS_MIN:
+        return run
+    value = _median(values)
+    return replace(
+        run,
+        far_blocks=run.far_blocks + 1 if rule.is_past(value, FAR_FACTOR) else 0,
+        near_blocks=run.near_blocks + 1 if rule.is_past(value, NEAR_FACTOR) else 0,
+    )
 
 
 def _median(values: tuple[float, ...]) -> float:

@@ -86,6 +86,11 @@ class Limit:
     value: float
     text: str
 
+    @property
+    def complement(self) -> float:
+        """1 minus a Ratio's limit, rounded so that 80 % gives 0.2 and not a little less."""
+        return round(1 - self.value, 15)
+
     def __str__(self) -> str:
         return self.text
 

@@ -1,0 +1,120 @@
+"""What a decision is made on, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from feature_rollout.core.exposure import Exposure
+from feature_rollout.core.guards import Guard
+from feature_rollout.core.plan import Plan, Stage
+from feature_rollout.core.progress import Progress
+from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
+
+
+class Phase(StrEnum):
+    """A summary for people, never an input."""
+
+    PENDING = "Pending"
+    PREFLIGHT = "Preflight"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    AWAITING_WINDOW = "AwaitingWindow"
+    MIGRATING = "Migrating"
+    BAKING = "Baking"
+    GATING = "Gating"
+    HELD = "Held"
+    PAUSED = "Paused"
+    ROLLED_BACK = "RolledBack"
+    COMPLETED = "Completed"
+    STALLED = "Stalled"
+    TERMINATING = "Terminating"
+
+
+class Verb(StrEnum):
+    """What is to be done. The four reverts are named as in the matrix."""
+
+    WAIT = "Wait"
+    HOLD = "Hold"
+    ADVANCE = "Advance"
+    COMPLETE = "Complete"
+    REARM = "Rearm"
+    RELEASE = "Release"
+    DISABLE_FLAGS = "DisableFlags"
+    REDUCE_PERCENTAGE = "ReducePercentage"
+    RESTRICT_TO_GROUPS = "RestrictToGroups"
+    ROLL_BACK_DATABASE = "RollBackDatabase"
+
+    @property
+    def reverts(self) -> bool:
+        return self in _REVERTS
+
+
+_REVERTS = frozenset({Verb.DISABLE_FLAGS, Verb.REDUCE_PERCENTAGE, Verb.RESTRICT_TO_GROUPS, Verb.ROLL_BACK_DATABASE})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A reason and a message that a person must know of. `stalled`: waiting alone will not heal it."""
+
+    reason: str
+    message: str
+    stalled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything that a decision is made on.
+
+    `rows` are the flag rows as just read; a flag without a row is missing. `trouble` is
+    what keeps the present manifest from being followed (`plan` is then the last good one).
+    """
+
+    plan: Plan
+    ledger: Ledger
+    rows: Mapping[str, Exposure]
+    progress: Progress
+    guards: tuple[Guard, ...]
+    now: datetime
+    deleting: bool = False
+    suspended: bool = False
+    hold_at: str | None = None
+    trouble: Trouble | None = None
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage that was entered last."""
+        return None if self.ledger.stage == NOT_STARTED else self.plan.stages[self.ledger.stage]
+
+    @property
+    def next_stage(self) -> Stage | None:
+        index = self.ledger.stage + 1
+        return self.plan.stages[index] if index < len(self.plan.stages) else None
+
+    @property
+    def raised(self) -> tuple[str, ...]:
+        """The flags that this attempt has written."""
+        return tuple(self.ledger.written)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done, and why.
+
+    `ledger`, `before` and `after` are set when a fenced transaction shall be made,
+    `targets` when rows shall be lowered. `waiting_for` says what must become true before
+    the next step.
+    """
+
+    verb: Verb
+    phase: Phase
+    reason: str
+    message: str
+    ledger: Ledger | None = None
+    before: Mapping[str, Exposure] = field(default_factory=dict)
+    after: Mapping[str, Exposure] = field(default_factory=dict)
+    targets: Mapping[str, Exposure] = field(default_factory=dict)
+    breach: Breach | None = None
+    waiting_for: tuple[str, ...] = ()
+    stalled: bool = False

@@ -1,0 +1,272 @@
+"""What has been measured in this attempt: looks, evidence, and how long the stage has baked.
+
+Looks go in one by one, in any order of metrics; what comes out depends on the looks
+alone, not on when the process that made them was started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from feature_rollout.core.evidence import Evidence, Test, default_dispersion
+from feature_rollout.core.gauge import GaugeRule, GaugeRun
+from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window
+from feature_rollout.core.plan import Clause, Metric, MetricType, OnNoTraffic, Plan, Row, Sense
+
+# After an outage of the operator, so many of the missed windows are looked at; older ones stay unobserved.
+CATCH_UP_WINDOWS = 10
+# A gate on a Gauge is the median of at most so many of the stage's newest looks (three days of 30 s looks).
+STAGE_VALUES_MAX = 8640
+# Without any guard, bake is the time between reconciles; more than this between two of them was not observed.
+UNGUARDED_STEP_MAX = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricProgress:
+    """One metric. `events`, `units` and `values` are the present stage's; `healthy` spans wait for the other guards."""
+
+    looked_until: datetime | None = None
+    latest: Look | None = None
+    events: float = 0.0
+    units: float = 0.0
+    values: tuple[float, ...] = ()
+    healthy: tuple[Window, ...] = ()
+
+    def observed(self, look: Look, *, healthy: bool) -> MetricProgress:
+        spans = self.healthy
+        if healthy:
+            joins = bool(spans) and spans[-1].end == look.window.start
+            spans = (*spans[:-1], Window(spans[-1].start, look.window.end)) if joins else (*spans, look.window)
+        values = self.values
+        if look.is_measured and look.value is not None:
+            values = (*values, look.value)[-STAGE_VALUES_MAX:]
+        measured = look.is_measured
+        return MetricProgress(
+            looked_until=look.window.end,
+            latest=look,
+            events=self.events + (look.events or 0.0) if measured else self.events,
+            units=self.units + (look.units or 0.0) if measured else self.units,
+            values=values,
+            healthy=spans,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "lookedUntil": self.looked_until.isoformat() if self.looked_until else None,
+            "latest": self.latest.to_json() if self.latest else None,
+            "events": self.events,
+            "units": self.units,
+            "values": list(self.values),
+            "healthy": [[w.start.isoformat(), w.end.isoformat()] for w in self.healthy],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MetricProgress:
+        return cls(
+            looked_until=_time(data["lookedUntil"]),
+            latest=Look.from_json(data["latest"]) if data["latest"] else None,
+            events=data["events"],
+            units=data["units"],
+            values=tuple(data["values"]),
+            healthy=tuple(Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in data["healthy"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """All that was measured since the attempt began.
+
+    `stage_from` is when the present stage was entered: a look belongs to it when its
+    window starts then or later. `baked_until` is up to where `baked` was accounted.
+    """
+
+    stage_from: datetime | None = None
+    baked: timedelta = timedelta(0)
+    baked_until: datetime | None = None
+    metrics: Mapping[str, MetricProgress] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    gauges: Mapping[str, GaugeRun] = field(default_factory=dict)
+
+    def of(self, metric: str) -> MetricProgress:
+        return self.metrics.get(metric, MetricProgress())
+
+    def entered(self, plan: Plan, at: datetime, *, raised: bool) -> Progress:
+        """A stage was entered: its looks and its bake start now, and every test is given the raise's weight."""
+        evidence, gauges = self.evidence, self.gauges
+        if raised:
+            evidence = {
+                clause.key: self._evidence(clause).raised(test_of(plan, row, clause))
+                for row, clause in plan.guards()
+                if _is_ratio(plan, clause)
+            }
+            gauges = {}
+        metrics = {
+            name: replace(progress, events=0.0, units=0.0, values=(), healthy=())
+            for name, progress in self.metrics.items()
+        }
+        return Progress(at, timedelta(0), at, metrics, evidence, gauges)
+
+    def observed(self, plan: Plan, look: Look, *, counting: bool, on_no_traffic: OnNoTraffic) -> Progress:
+        """After a look. One that was seen already, or that began before the stage, changes nothing.
+
+        `counting` is false while the bake must not go on: paused, suspended or reverted.
+        """
+        before = self.of(look.metric)
+        if before.looked_until is not None and look.window.start < before.looked_until:
+            return self
+        if self.stage_from is not None and look.window.start < self.stage_from:
+            return self
+        after = self if self.stage_from is None else self._judged(plan, look)
+        seen = look.is_measured or (look.error is None and on_no_traffic is OnNoTraffic.COUNT)
+        held = any(after.holds(clause) for _, clause in plan.guards() if clause.metric == look.metric)
+        healthy = counting and seen and not held and self.stage_from is not None
+        metrics = {**after.metrics, look.metric: before.observed(look, healthy=healthy)}
+        return replace(after, metrics=metrics)._with_bake(plan)
+
+    def elapsed(self, plan: Plan, now: datetime, *, counting: bool) -> Progress:
+        """Time went by in a plan without any guard to look at: that is its bake."""
+        if plan.guards() or self.baked_until is None or now <= self.baked_until:
+            return self
+        step = min(now - self.baked_until, UNGUARDED_STEP_MAX)
+        return replace(self, baked=self.baked + step if counting else self.baked, baked_until=now)
+
+    def holds(self, clause: Clause) -> bool:
+        """Whether this clause alone keeps the rollout from advancing."""
+        evidence = self.evidence.get(clause.key)
+        return evidence is not None and evidence.holds
+
+    def due_window(self, metric: Metric, now: datetime) -> Window:
+        """The next window to look at. It is due once `looks.known_at` is past."""
+        oldest = now - metric.delay - CATCH_UP_WINDOWS * metric.interval
+        newest_closed = now - metric.delay - 2 * metric.interval
+        looked_until = self.of(metric.name).looked_until
+        start = max(oldest, looked_until) if looked_until else newest_closed
+        return next_window(metric, max(start, self.stage_from) if self.stage_from else start)
+
+    def due_at(self, metric: Metric, now: datetime) -> datetime:
+        return known_at(metric, self.due_window(metric, now))
+
+    def _evidence(self, clause: Clause) -> Evidence:
+        """A clause's evidence; one that is new in mid-attempt starts from nothing, but its time has run on."""
+        known = self.evidence.get(clause.key)
+        if known is not None:
+            return known
+        others = list(self.evidence.values())
+        if not others:
+            return Evidence()
+        return replace(Evidence(), observed_s=max(e.observed_s for e in others), raises=max(e.raises for e in others))
+
+    def _judged(self, plan: Plan, look: Look) -> Progress:
+        metric = plan.metrics.get(look.metric)
+        if metric is None:
+            return self
+        evidence, gauges = dict(self.evidence), dict(self.gauges)
+        for row, clause in plan.guards():
+            if clause.metric != look.metric or clause.blocker is not None:
+                continue
+            if metric.type is MetricType.GAUGE:
+                value = look.value if look.is_measured else None
+                run = gauges.get(clause.key, GaugeRun())
+                gauges[clause.key] = run.looked(gauge_rule(metric, clause), value, look.window.start, look.window.end)
+            elif look.is_measured and look.events is not None and look.units:
+                events = look.events if clause.sense is Sense.ABOVE else look.units - look.events
+                test = test_of(plan, row, clause)
+                evidence[clause.key] = self._evidence(clause).looked(test, events, look.units, look.window.start)
+        return replace(self, evidence=evidence, gauges=gauges)
+
+    def _with_bake(self, plan: Plan) -> Progress:
+        """Account the bake up to where every guard has been looked at: the time in which all were healthy."""
+        names = {clause.metric for _, clause in plan.guards()}
+        known = [self.of(name).looked_until for name in names]
+        if self.baked_until is None or not known or None in known:
+            return self
+        until = min(time for time in known if time is not None)
+        if until <= self.baked_until:
+            return self
+        counted = Window(self.baked_until, until)
+        healthy = overlap([self.of(name).healthy for name in sorted(names)], counted)
+        metrics = {
+            name: replace(progress, healthy=tuple(w for w in progress.healthy if w.end > until))
+            for name, progress in self.metrics.items()
+        }
+        return replace(self, baked=self.baked + healthy, baked_until=until, metrics=metrics)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stageFrom": self.stage_from.isoformat() if self.stage_from else None,
+            "bakedSeconds": self.baked.total_seconds(),
+            "bakedUntil": self.baked_until.isoformat() if self.baked_until else None,
+            "metrics": {name: progress.to_json() for name, progress in self.metrics.items()},
+            "evidence": {key: evidence.to_json() for key, evidence in self.evidence.items()},
+            "gauges": {key: run.to_json() for key, run in self.gauges.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Progress:
+        return cls(
+            stage_from=_time(data["stageFrom"]),
+            baked=timedelta(seconds=data["bakedSeconds"]),
+            baked_until=_time(data["bakedUntil"]),
+            metrics={name: MetricProgress.from_json(value) for name, value in data["metrics"].items()},
+            evidence={key: Evidence.from_json(value) for key, value in data["evidence"].items()},
+            gauges={key: GaugeRun.from_json(value) for key, value in data["gauges"].items()},
+        )
+
+
+def overlap(spans: Iterable[tuple[Window, ...]], within: Window) -> timedelta:
+    """How much of `within` lies in a span of every one of the given tuples; each is sorted and disjoint."""
+    common: list[Window] = [within]
+    for mine in spans:
+        common = [
+            Window(max(a.start, b.start), min(a.end, b.end))
+            for a in common
+            for b in mine
+            if max(a.start, b.start) < min(a.end, b.end)
+        ]
+    return sum((window.end - window.start for window in common), timedelta(0))
+
+
+def test_of(plan: Plan, row: Row, clause: Clause) -> Test:
+    """The test of a clause on a Ratio; `below` is tested on the complement."""
+    metric = plan.metrics[clause.metric]
+    return Test(
+        limit=clause.limit.value if clause.sense is Sense.ABOVE else clause.limit.complement,
+        clauses=plan.lowering_clauses,
+        alpha=plan.alpha,
+        flag_stages=plan.flag_stages,
+        bakes_s=plan.bakes.total_seconds(),
+        interval_s=metric.interval.total_seconds(),
+        settle_s=row.settle.total_seconds(),
+        dispersion=default_dispersion(metric.counts_users),
+    )
+
+
+def gauge_rule(metric: Metric, clause: Clause) -> GaugeRule:
+    persist = (clause.persist.failures, clause.persist.of) if clause.persist else None
+    return GaugeRule(clause.limit.value, clause.sense is Sense.ABOVE, persist, metric.interval.total_seconds())
+
+
+def is_past(clause: Clause, number: float) -> bool:
+    """Whether one look alone is on the bad side of the clause's limit."""
+    return number > clause.limit.value if clause.sense is Sense.ABOVE else number < clause.limit.value
+
+
+def verdict(look: Look, clauses: Iterable[Clause]) -> Verdict:
+    """What one look says, taken alone, against the limits that name its metric."""
+    if look.error is not None:
+        return Verdict.ERROR
+    number = look.number
+    if number is None:
+        return Verdict.NO_DATA
+    return Verdict.FAIL if any(is_past(clause, number) for clause in clauses) else Verdict.PASS
+
+
+def _is_ratio(plan: Plan, clause: Clause) -> bool:
+    return clause.blocker is None and plan.metrics[clause.metric].type is MetricType.RATIO
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
