@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from feature_rollout.core import reasons
-from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import DISABLED, raises
 from feature_rollout.core.gates import unmet
 from feature_rollout.core.guards import GuardState, breach_of, targets, worst
@@ -30,15 +30,13 @@ def decide(view: View) -> Decision:
     return _advance(view)
 
 
-def _deleted(view: View) -> Decision | None:
-    if not view.deleting:
-        return None
-    on_delete = view.plan.on_delete
+def release(ledger: Ledger, on_delete: OnDelete) -> Decision:
+    """What a deleted rollout leaves behind. It needs no plan: a broken manifest can always be deleted."""
     wanted = {}
     if on_delete is OnDelete.DISABLE:
-        wanted = dict.fromkeys(view.raised, DISABLED)
+        wanted = dict.fromkeys(ledger.written, DISABLED)
     elif on_delete is OnDelete.RESTORE:
-        wanted = {flag: view.ledger.baseline[flag] for flag in view.raised}
+        wanted = {flag: ledger.baseline[flag] for flag in ledger.written}
     message = f"The rollout was deleted; onDelete is {on_delete}."
     return Decision(Verb.RELEASE, Phase.TERMINATING, reasons.RELEASED, message, targets=wanted)
 
@@ -52,7 +50,7 @@ def _breached(view: View) -> Decision | None:
         return None
     action = guard.row.action
     breach = breach_of(guard, view.plan.metrics[guard.clause.metric], view.now)
-    message = f"{breach.metric} is {breach.value}, {guard.clause.sense} {breach.limit}: a breach of severity {breach.severity}."
+    message = f"{breach.metric} is {breach.value}, {guard.clause.sense} {breach.limit}: a {breach.severity} breach."
     if action.type is ActionType.ROLL_BACK_DATABASE:
         message += " The flags are disabled; the rollback script was not run, this version cannot."
     lowered = targets(action, view.plan, view.ledger.stage, view.ledger.baseline, view.raised)
@@ -96,7 +94,10 @@ def _latched(view: View) -> Decision | None:
 
 
 def _resumed(view: View) -> Ledger:
-    """The ledger just before the first stage whose exposure is not there yet."""
+    """The ledger just before the first stage whose exposure is not there yet.
+
+    The stages before it have had their bake; their gates are read again.
+    """
     stage = NOT_STARTED
     for index, entered in enumerate(view.plan.stages[: view.ledger.stage + 1]):
         wanted = view.plan.exposure_after(index, {**dict.fromkeys(view.plan.flags, DISABLED), **view.ledger.baseline})
@@ -107,7 +108,7 @@ def _resumed(view: View) -> Ledger:
         view.ledger,
         stage=stage,
         entered_at=view.now,
-        baked=timedelta(0),
+        baked=view.plan.stages[stage].bake if stage != NOT_STARTED else timedelta(0),
         executed=tuple(s.digest for s in view.plan.stages[: stage + 1]),
         spec_hash=view.plan.spec_hash,
         plan_hash=view.plan.plan_hash,
@@ -294,7 +295,6 @@ def _hold(
 
 
 CHECKS: tuple[Check, ...] = (
-    _deleted,
     _breached,
     _troubled,
     _latched,
@@ -313,4 +313,3 @@ CHECKS: tuple[Check, ...] = (
     _hold_at,
     _next_not_in_effect,
 )
-__all__ = ["CHECKS", "Trouble", "decide", "is_raise"]

@@ -77,7 +77,6 @@ class View:
     progress: Progress
     guards: tuple[Guard, ...]
     now: datetime
-    deleting: bool = False
     suspended: bool = False
     hold_at: str | None = None
     trouble: Trouble | None = None

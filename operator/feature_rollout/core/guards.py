@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -49,45 +49,46 @@ def assess(plan: Plan, progress: Progress, now: datetime) -> tuple[Guard, ...]:
 
 def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datetime) -> Guard:
     metric = plan.metrics[clause.metric]
-    state, onset_at, log_evidence = _judge(plan, row, clause, metric, progress, now)
+    blocker = clause.blocker or metric.blocker
+    if blocker:
+        return Guard(row, clause, GuardState.BLIND, note=blocker)
     latest = progress.of(metric.name).latest
-    value = latest.number if latest else None
-    if state is GuardState.BREACHED:
-        return Guard(row, clause, state, value, log_evidence, onset_at)
-    blind = _blindness(clause, metric, progress, now)
+    guard = _judged(Guard(row, clause, GuardState.QUIET, latest.number if latest else None), plan, progress, now)
+    if guard.state is GuardState.BREACHED:
+        return guard
+    blind = _blindness(metric, progress, now)
     if blind:
-        return Guard(row, clause, GuardState.BLIND, value, log_evidence, onset_at, blind)
+        return replace(guard, state=GuardState.BLIND, note=blind)
     if latest is not None and not latest.is_measured:
-        note = f"{metric.name} had no data in its newest window"
-        return Guard(row, clause, GuardState.NO_DATA, None, log_evidence, onset_at, note)
-    return Guard(row, clause, state, value, log_evidence, onset_at)
+        return replace(guard, state=GuardState.NO_DATA, note=f"{metric.name} had no data in its newest window")
+    return guard
 
 
-def _judge(
-    plan: Plan, row: Row, clause: Clause, metric: Metric, progress: Progress, now: datetime
-) -> tuple[GuardState, datetime | None, float | None]:
-    """The state by evidence alone, the onset of the run past the limit, and ln E."""
-    if clause.blocker or metric.blocker:
-        return GuardState.QUIET, None, None
+def _judged(guard: Guard, plan: Plan, progress: Progress, now: datetime) -> Guard:
+    """The guard's state by its evidence alone, with the onset of the run past the limit, and ln E."""
+    row, clause, metric = guard.row, guard.clause, plan.metrics[guard.clause.metric]
     if metric.type is MetricType.GAUGE:
         run = progress.gauges.get(clause.key, GaugeRun())
-        if run.breached(gauge_rule(metric, clause)):
-            return GuardState.BREACHED, run.past_limit, None
-        return GuardState.PAST_LIMIT if run.past_limit else GuardState.QUIET, run.past_limit, None
-    evidence, test = progress.evidence.get(clause.key, Evidence()), test_of(plan, row, clause)
-    onset_at = evidence.run.onset if evidence.run else None
-    log_evidence = evidence.log_value if evidence.value > 0 else None
-    if evidence.conclusive(test) or evidence.overdue(test, row.respond_within, now):
-        return GuardState.BREACHED, onset_at, log_evidence
-    if evidence.holds:
-        return GuardState.HOLDING, onset_at, log_evidence
-    return GuardState.PAST_LIMIT if onset_at else GuardState.QUIET, onset_at, log_evidence
+        breached, holding = run.breached(gauge_rule(metric, clause)), False
+        guard = replace(guard, onset_at=run.past_limit)
+    else:
+        evidence, test = progress.evidence.get(clause.key, Evidence()), test_of(plan, row, clause)
+        breached = evidence.conclusive(test) or evidence.overdue(test, row.respond_within, now)
+        holding = evidence.holds
+        guard = replace(
+            guard,
+            onset_at=evidence.run.onset if evidence.run else None,
+            log_evidence=evidence.log_value if evidence.value > 0 else None,
+        )
+    if breached:
+        return replace(guard, state=GuardState.BREACHED)
+    if holding:
+        return replace(guard, state=GuardState.HOLDING)
+    return replace(guard, state=GuardState.PAST_LIMIT) if guard.onset_at else guard
 
 
-def _blindness(clause: Clause, metric: Metric, progress: Progress, now: datetime) -> str:
-    """Why the guard cannot be judged now, or nothing."""
-    if clause.blocker or metric.blocker:
-        return clause.blocker or metric.blocker or ""
+def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
+    """Why the metric cannot be judged now, or nothing."""
     measured = progress.of(metric.name)
     if measured.latest is not None and measured.latest.error is not None:
         return f"{metric.name}: {measured.latest.error}"

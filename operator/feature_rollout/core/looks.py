@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from feature_rollout.core.plan import Metric, MetricType
+from feature_rollout.core.plan import Metric
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Verdict(StrEnum):
-    PASS = "Pass"
+    PASS = "Pass"  # noqa: S105 - a verdict, not a password
     FAIL = "Fail"
     NO_DATA = "NoData"
     ERROR = "Error"
@@ -35,7 +35,7 @@ class Look:
     """What a metric showed in a window.
 
     A Ratio has `events` of `units`, a Gauge has `value` and perhaps `units`. `error`
-    says why there is neither, `no_data` that the source answered with nothing.
+    says what went wrong; without an error and without numbers, the source had no data.
     """
 
     metric: str
@@ -89,7 +89,3 @@ def known_at(metric: Metric, window: Window) -> datetime:
 def stale_after(metric: Metric) -> timedelta:
     """How old the end of the newest window may be before the metric counts as blind."""
     return 3 * metric.interval + metric.delay + timedelta(seconds=10)
-
-
-def is_ratio(metric: Metric) -> bool:
-    return metric.type is MetricType.RATIO

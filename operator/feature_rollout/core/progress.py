@@ -15,6 +15,7 @@ from feature_rollout.core.evidence import Evidence, Test, default_dispersion
 from feature_rollout.core.gauge import GaugeRule, GaugeRun
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window
 from feature_rollout.core.plan import Clause, Metric, MetricType, OnNoTraffic, Plan, Row, Sense
+from feature_rollout.core.state import Ledger
 
 # After an outage of the operator, so many of the missed windows are looked at; older ones stay unobserved.
 CATCH_UP_WINDOWS = 10
@@ -81,9 +82,11 @@ class Progress:
 
     `stage_from` is when the present stage was entered: a look belongs to it when its
     window starts then or later. `baked_until` is up to where `baked` was accounted.
+    `watching` is true from the first raise on: before it there is nothing to blame.
     """
 
     stage_from: datetime | None = None
+    watching: bool = False
     baked: timedelta = timedelta(0)
     baked_until: datetime | None = None
     metrics: Mapping[str, MetricProgress] = field(default_factory=dict)
@@ -107,7 +110,7 @@ class Progress:
             name: replace(progress, events=0.0, units=0.0, values=(), healthy=())
             for name, progress in self.metrics.items()
         }
-        return Progress(at, timedelta(0), at, metrics, evidence, gauges)
+        return Progress(at, self.watching or raised, timedelta(0), at, metrics, evidence, gauges)
 
     def observed(self, plan: Plan, look: Look, *, counting: bool, on_no_traffic: OnNoTraffic) -> Progress:
         """After a look. One that was seen already, or that began before the stage, changes nothing.
@@ -119,12 +122,12 @@ class Progress:
             return self
         if self.stage_from is not None and look.window.start < self.stage_from:
             return self
-        after = self if self.stage_from is None else self._judged(plan, look)
+        after = self._judged(plan, look) if self.watching else self
         seen = look.is_measured or (look.error is None and on_no_traffic is OnNoTraffic.COUNT)
         held = any(after.holds(clause) for _, clause in plan.guards() if clause.metric == look.metric)
         healthy = counting and seen and not held and self.stage_from is not None
         metrics = {**after.metrics, look.metric: before.observed(look, healthy=healthy)}
-        return replace(after, metrics=metrics)._with_bake(plan)
+        return _with_bake(replace(after, metrics=metrics), plan)
 
     def elapsed(self, plan: Plan, now: datetime, *, counting: bool) -> Progress:
         """Time went by in a plan without any guard to look at: that is its bake."""
@@ -177,26 +180,10 @@ class Progress:
                 evidence[clause.key] = self._evidence(clause).looked(test, events, look.units, look.window.start)
         return replace(self, evidence=evidence, gauges=gauges)
 
-    def _with_bake(self, plan: Plan) -> Progress:
-        """Account the bake up to where every guard has been looked at: the time in which all were healthy."""
-        names = {clause.metric for _, clause in plan.guards()}
-        known = [self.of(name).looked_until for name in names]
-        if self.baked_until is None or not known or None in known:
-            return self
-        until = min(time for time in known if time is not None)
-        if until <= self.baked_until:
-            return self
-        counted = Window(self.baked_until, until)
-        healthy = overlap([self.of(name).healthy for name in sorted(names)], counted)
-        metrics = {
-            name: replace(progress, healthy=tuple(w for w in progress.healthy if w.end > until))
-            for name, progress in self.metrics.items()
-        }
-        return replace(self, baked=self.baked + healthy, baked_until=until, metrics=metrics)
-
     def to_json(self) -> dict[str, Any]:
         return {
             "stageFrom": self.stage_from.isoformat() if self.stage_from else None,
+            "watching": self.watching,
             "bakedSeconds": self.baked.total_seconds(),
             "bakedUntil": self.baked_until.isoformat() if self.baked_until else None,
             "metrics": {name: progress.to_json() for name, progress in self.metrics.items()},
@@ -208,12 +195,49 @@ class Progress:
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
         return cls(
             stage_from=_time(data["stageFrom"]),
+            watching=data["watching"],
             baked=timedelta(seconds=data["bakedSeconds"]),
             baked_until=_time(data["bakedUntil"]),
             metrics={name: MetricProgress.from_json(value) for name, value in data["metrics"].items()},
             evidence={key: Evidence.from_json(value) for key, value in data["evidence"].items()},
             gauges={key: GaugeRun.from_json(value) for key, value in data["gauges"].items()},
         )
+
+
+def _with_bake(progress: Progress, plan: Plan) -> Progress:
+    """Account the bake up to where every guard has been looked at: the time in which all were healthy."""
+    names = {clause.metric for _, clause in plan.guards()}
+    known = [progress.of(name).looked_until for name in names]
+    if progress.baked_until is None or not known or None in known:
+        return progress
+    until = min(time for time in known if time is not None)
+    if until <= progress.baked_until:
+        return progress
+    counted = Window(progress.baked_until, until)
+    healthy = overlap([progress.of(name).healthy for name in sorted(names)], counted)
+    metrics = {
+        name: replace(measured, healthy=tuple(w for w in measured.healthy if w.end > until))
+        for name, measured in progress.metrics.items()
+    }
+    return replace(progress, baked=progress.baked + healthy, baked_until=until, metrics=metrics)
+
+
+def aligned(progress: Progress | None, plan: Plan, ledger: Ledger) -> Progress:
+    """The progress that belongs to the ledger's stage, from what was last measured in this attempt.
+
+    The ledger is the truth: a stage that it has entered and that `progress` does not know
+    of (the process died between the two) starts now. Without any progress, what the
+    ledger row says was baked is kept, and nothing else.
+    """
+    if ledger.entered_at is None:
+        return progress or Progress()
+    if progress is None:
+        watching = ledger.has_raised
+        fresh = Progress().entered(plan, ledger.entered_at, raised=watching)
+        return replace(fresh, baked=ledger.baked)
+    if progress.stage_from == ledger.entered_at:
+        return progress
+    return progress.entered(plan, ledger.entered_at, raised=bool(plan.stages[ledger.stage].entries))
 
 
 def overlap(spans: Iterable[tuple[Window, ...]], within: Window) -> timedelta:
