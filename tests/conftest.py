@@ -1,0 +1,120 @@
+"""Fixtures of the whole suite: a real control plane, a real PostgreSQL, and something fresh on each for every test.
+
+| fixture | scope | what |
+|---|---|---|
+| `control_plane` | session, all workers | a `Cluster` with a controller manager |
+| `namespace` | function | the name of a fresh namespace on it |
+| `own_control_plane` | function | a `ControlPlane` that the test may stop and start |
+| `postgres_server` | session, all workers | a `PostgresAccess`; the newest version, or `@all_postgres` |
+| `database` | function | a fresh `Database` on it, copied from `database_template` |
+| `make_database` | function | a function that makes more of them |
+| `own_postgres` | function | a `PostgresServer` that the test may kill; the newest version, or `@all_own_postgres` |
+| `pg_installations` | session | the versions found |
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+
+import pytest
+
+from feature_rollout.sandbox import toolchain
+from feature_rollout.sandbox.cluster import Cluster
+from feature_rollout.sandbox.controlplane import ControlPlane
+from feature_rollout.sandbox.database import PostgresAccess
+from feature_rollout.sandbox.postgres import PostgresServer
+from support.databases import Database
+from support.shared import SharedServers, wait_until_stopped
+
+SHARED_FOLDER = "shared-servers"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Return only when the shared servers are gone: in the process that outlives all workers, or is the only one."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is None or hasattr(config, "workerinput") or factory._basetemp is None:
+        return
+    wait_until_stopped(factory.getbasetemp() / SHARED_FOLDER)
+
+
+@pytest.fixture(scope="session")
+def shared_servers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[SharedServers]:
+    base = tmp_path_factory.getbasetemp()
+    # A worker of pytest-xdist has a folder of its own in that of the run.
+    run_folder = base.parent if hasattr(request.config, "workerinput") else base
+    servers = SharedServers(run_folder / SHARED_FOLDER)
+    yield servers
+    servers.release()
+
+
+@pytest.fixture(scope="session")
+def built_control_plane() -> None:
+    """Fail at once, and say what to do, rather than build for minutes within the time limit of a test."""
+    toolchain.control_plane_binaries(controller_manager=True, build_missing=False)
+
+
+@pytest.fixture(scope="session")
+def control_plane(built_control_plane: None, shared_servers: SharedServers) -> Cluster:
+    return Cluster.from_json(shared_servers.use("control-plane"))
+
+
+@pytest.fixture
+def own_control_plane(built_control_plane: None) -> Iterator[ControlPlane]:
+    with ControlPlane() as control_plane:
+        yield control_plane
+
+
+@pytest.fixture
+def namespace(control_plane: Cluster) -> Iterator[str]:
+    name = f"test-{secrets.token_hex(5)}"
+    status, answer = control_plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    assert status == HTTPStatus.CREATED, answer
+    yield name
+    # The namespace controller empties it while the next tests run.
+    control_plane.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture(scope="session")
+def pg_installations() -> tuple[toolchain.PostgresInstallation, ...]:
+    return toolchain.postgres_installations()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(shared_servers: SharedServers, request: pytest.FixtureRequest) -> PostgresAccess:
+    return PostgresAccess.from_json(shared_servers.use(f"postgres-{_installation(request).major}"))
+
+
+@pytest.fixture
+def own_postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    with PostgresServer(_installation(request).bin_dir) as server:
+        yield server
+
+
+@pytest.fixture
+def database_template(postgres_server: PostgresAccess) -> str | None:
+    """Return what `database` is copied from; None is an empty one.
+
+    A folder of tests overrides this in its conftest.py, with
+    `return postgres_server.ensure_template("name", function_of_the_uri)`.
+    """
+    return None
+
+
+@pytest.fixture
+def database(postgres_server: PostgresAccess, database_template: str | None) -> Iterator[Database]:
+    with Database.fresh(postgres_server, database_template) as database:
+        yield database
+
+
+@pytest.fixture
+def make_database(postgres_server: PostgresAccess) -> Iterator[Callable[..., Database]]:
+    with ExitStack() as stack:
+        yield lambda template=None: stack.enter_context(Database.fresh(postgres_server, template))
+
+
+def _installation(request: pytest.FixtureRequest) -> toolchain.PostgresInstallation:
+    major = getattr(request, "param", None)
+    if major is None:
+        return toolchain.newest_postgres()
+    return next(found for found in toolchain.postgres_installations() if found.major == major)
