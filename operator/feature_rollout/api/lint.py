@@ -1,0 +1,229 @@
+"""What is wrong with a set of manifests, without a server: `featurerollout lint`.
+
+Errors would be refused by the API server or by the operator, warnings would work but not
+as somebody may think, notes are fields that this version does not act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import TypeVar
+
+from feature_rollout.api.base import InvalidObject, Resource
+from feature_rollout.api.featurerollout import FeatureRollout
+from feature_rollout.api.flagstore import FlagStore
+from feature_rollout.api.invalid import InvalidPlan
+from feature_rollout.api.kinds import is_ours, parse
+from feature_rollout.api.manifests import Document
+from feature_rollout.api.metricprovider import MetricProvider
+from feature_rollout.api.metrictemplate import MetricTemplate, MetricTemplateSpec
+from feature_rollout.api.resolve import references, resolve
+from feature_rollout.api.resolve_metrics import unknown_placeholders
+from feature_rollout.api.rollbackmatrix import Clause, RollbackMatrix, RollbackMatrixSpec, Row
+from feature_rollout.api.rolloutaction import RolloutAction
+from feature_rollout.core.evidence import RUN_LOOKS_MIN
+from feature_rollout.core.exposure import NONE, Exposure
+from feature_rollout.core.plan import Plan
+
+R = TypeVar("R", bound=Resource)
+
+
+class Level(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`where` is `file:document/kind/name`; `text` begins with the path in the manifest."""
+
+    level: Level
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.level}: {self.text}"
+
+
+@dataclass(slots=True)
+class _Manifests:
+    """All objects by kind, namespace and name, each with where it stands."""
+
+    objects: dict[tuple[type[Resource], str, str], tuple[Resource, str]] = field(default_factory=dict)
+    # Named by something and there, but refused: no second error for who names it.
+    broken: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def get(self, kind: type[R], namespace: str, name: str) -> R | None:
+        found = self.objects.get((kind, namespace, name))
+        return found[0] if found is not None and isinstance(found[0], kind) else None
+
+    def is_missing(self, kind: type[Resource], namespace: str, name: str) -> bool:
+        return (kind, namespace, name) not in self.objects and (kind.__name__, namespace, name) not in self.broken
+
+    def of(self, kind: type[R]) -> Iterator[tuple[R, str]]:
+        return ((found, where) for found, where in self.objects.values() if isinstance(found, kind))
+
+
+def lint(documents: Sequence[Document]) -> list[Finding]:
+    """Everything found, in the order of the documents; other groups' objects are left alone."""
+    manifests, findings = _Manifests(), list[Finding]()
+    for document in documents:
+        if is_ours(document.manifest):
+            findings += _add(manifests, document)
+    for template, where in manifests.of(MetricTemplate):
+        findings += _lint_template(manifests, template.spec, template.metadata.namespace, where, "spec")
+    for rollout, where in manifests.of(FeatureRollout):
+        findings += _lint_rollout(manifests, rollout, where)
+    for action, where in manifests.of(RolloutAction):
+        findings += _lint_action(manifests, action, where)
+    order = {str(document): index for index, document in enumerate(documents)}
+    return sorted(findings, key=lambda finding: order.get(finding.where, 0))
+
+
+def _add(manifests: _Manifests, document: Document) -> Iterator[Finding]:
+    try:
+        parsed = parse(document.manifest)
+    except InvalidObject as error:
+        metadata = document.manifest.get("metadata")
+        if isinstance(metadata, dict):
+            name, namespace = str(metadata.get("name")), str(metadata.get("namespace", ""))
+            manifests.broken.add((str(document.manifest.get("kind")), namespace, name))
+        yield from (Finding(Level.ERROR, str(document), f"{path}: {message}") for path, message in error.problems)
+        return
+    key = (type(parsed), *parsed.key)
+    if key in manifests.objects:
+        text = f"metadata.name: this object is also in {manifests.objects[key][1]}: remove one, or rename it"
+        yield Finding(Level.ERROR, str(document), text)
+        return
+    manifests.objects[key] = (parsed, str(document))
+    for path in _nulls(document.manifest.get("spec"), "spec"):
+        text = f"{path}: an empty value is as if it were not there: write [] or a value, or remove it"
+        yield Finding(Level.WARNING, str(document), text)
+
+
+def _nulls(value: object, path: str) -> Iterator[str]:
+    """`groups:` with nothing behind it means no change, and not everyone as somebody may think."""
+    if value is None:
+        yield path
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _nulls(item, f"{path}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nulls(item, f"{path}[{index}]")
+
+
+def _missing(
+    manifests: _Manifests, kind: type[Resource], namespace: str, name: str, *, where: str, path: str
+) -> Iterator[Finding]:
+    if manifests.is_missing(kind, namespace, name):
+        place = f"namespace {namespace or 'default'} of these files"
+        yield Finding(
+            Level.ERROR,
+            where,
+            f"{path}: there is no {kind.__name__} {name} in {place}: add its file or correct the name",
+        )
+
+
+def _lint_template(
+    manifests: _Manifests, template: MetricTemplateSpec, namespace: str, where: str, path: str
+) -> Iterator[Finding]:
+    for name in unknown_placeholders(template):
+        text = f"{path}.sql.query: %({name})s is neither %(window_start)s nor %(window_end)s nor in args: declare it"
+        yield Finding(Level.ERROR, where, text)
+    if template.prometheus is None:
+        return
+    provider_name, provider_path = template.prometheus.provider_ref.name, f"{path}.prometheus.providerRef"
+    provider = manifests.get(MetricProvider, "", provider_name)
+    if provider is not None and not provider.spec.allows(namespace):
+        text = f"{provider_path}: the MetricProvider {provider_name} is not for namespace {namespace}: ask for it to be"
+        yield Finding(Level.ERROR, where, f"{text} added to allowedNamespaces")
+    elif manifests.is_missing(MetricProvider, "", provider_name):
+        # An administrator's file, which teams often do not have.
+        text = f"{provider_path}: there is no MetricProvider {provider_name} in these files: is it in the cluster?"
+        yield Finding(Level.WARNING, where, text)
+
+
+def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) -> Iterator[Finding]:
+    namespace, named = rollout.metadata.namespace, references(rollout)
+    missing = list(_missing(manifests, FlagStore, namespace, named.store, where=where, path="spec.storeRef"))
+    if named.matrix is not None:
+        missing += _missing(manifests, RollbackMatrix, namespace, named.matrix, where=where, path="spec.matrixRef")
+    for index, metric in enumerate(rollout.spec.metrics):
+        path = f"spec.metrics[{index}]"
+        if metric.template_ref is not None:
+            name = metric.template_ref.name
+            missing += _missing(manifests, MetricTemplate, namespace, name, where=where, path=f"{path}.templateRef")
+        if metric.template is not None:
+            yield from _lint_template(manifests, metric.template, namespace, where, f"{path}.template")
+    yield from missing
+    matrix = manifests.get(RollbackMatrix, namespace, named.matrix) if named.matrix is not None else None
+    found = {name: manifests.get(MetricTemplate, namespace, name) for name in named.templates}
+    templates = {name: template for name, template in found.items() if template is not None}
+    if len(templates) < len(named.templates) or (named.matrix is not None and matrix is None):
+        return
+    try:
+        plan = resolve(rollout, matrix=matrix, templates=templates).plan
+    except InvalidPlan as error:
+        yield Finding(Level.ERROR, where, error.message)
+        return
+    guards = matrix.spec if matrix is not None else rollout.spec.matrix
+    assert guards is not None  # noqa: S101 - one of the two, by the model's rules
+    matrix_path = f"RollbackMatrix/{named.matrix} spec" if matrix is not None else "spec.matrix"
+    texts = [*_matrix_warnings(rollout, guards, matrix_path), *_lowered_flags(plan)]
+    yield from (Finding(Level.WARNING, where, text) for text in texts)
+    yield from (Finding(Level.NOTE, where, f"{notice.path}: {notice.consequence}") for notice in plan.notices)
+
+
+def _matrix_warnings(rollout: FeatureRollout, matrix: RollbackMatrixSpec, path: str) -> Iterator[str]:
+    intervals = {metric.name: metric.interval for metric in rollout.spec.metrics}
+    for i, row in enumerate(matrix.rows):
+        for j, clause in enumerate(row.when):
+            where = f"{path}.rows[{i}].when[{j}]"
+            if clause.persist is not None:
+                yield (
+                    f"{where}.persist: {clause.persist.failures} of {clause.persist.of} looks is a count and no test: "
+                    "it reverts healthy rollouts sooner or later; prefer a Ratio, or leave persist out"
+                )
+            if clause.metric in intervals:
+                yield from _deadline_warning(row, clause, intervals[clause.metric].delta, f"{path}.rows[{i}]")
+
+
+def _deadline_warning(row: Row, clause: Clause, interval: timedelta, path: str) -> Iterator[str]:
+    """A deadline acts after 30 looks past the limit at the earliest; 0s has none and waits for the evidence."""
+    deadline = row.respond_within.delta
+    if not row.action.type.lowers or not deadline or clause.persist is not None:
+        return
+    if RUN_LOOKS_MIN * interval > deadline:
+        needed = int((RUN_LOOKS_MIN * interval).total_seconds())
+        yield (
+            f"{path}.respondWithin: {row.respond_within} is shorter than {RUN_LOOKS_MIN} looks at {clause.metric} "
+            f"({needed}s): small harm may be answered late; shorten the metric's interval or lengthen the deadline"
+        )
+
+
+def _lowered_flags(plan: Plan) -> Iterator[str]:
+    rows = {flag: Exposure(enabled=False, percentage=NONE) for flag in plan.flags}
+    for index, stage in enumerate(plan.stages):
+        after = stage.applied_to(rows)
+        for flag in stage.flags:
+            if after[flag].is_within(rows[flag]) and not rows[flag].is_within(after[flag]):
+                yield (
+                    f"spec.stages[{index}].flags: {flag} goes from {rows[flag]} down to {after[flag]} in {stage.name}: "
+                    "a stage may lower, but a rollout seldom means to"
+                )
+        rows = after
+
+
+def _lint_action(manifests: _Manifests, action: RolloutAction, where: str) -> Iterator[Finding]:
+    namespace, name = action.metadata.namespace, action.spec.rollout_ref.name
+    yield from _missing(manifests, FeatureRollout, namespace, name, where=where, path="spec.rolloutRef")
+    rollout = manifests.get(FeatureRollout, namespace, name)
+    stages = [stage.name for stage in rollout.spec.stages] if rollout is not None else []
+    if stages and action.spec.stage is not None and action.spec.stage not in stages:
+        text = f'spec.stage: "{action.spec.stage}" is not a stage of {name}: name one of {", ".join(stages)}'
+        yield Finding(Level.ERROR, where, text)

@@ -1,0 +1,117 @@
+"""MetricTemplate: what is measured, and how."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from feature_rollout.api.base import ApiModel, Resource
+from feature_rollout.api.conditions import ObjectStatus
+from feature_rollout.api.rules import Found, Rule
+from feature_rollout.api.values import BY_NAME, Duration, Identifier, Reference, Sql
+from feature_rollout.core.plan import MetricType
+
+PromQl = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Counts(StrEnum):
+    EVENTS = "Events"
+    USERS = "Users"
+
+
+class Argument(ApiModel):
+    """A value that each rollout that binds the metric gives."""
+
+    name: Identifier
+    """The name by which the query refers to it."""
+
+
+class SqlSource(ApiModel):
+    """A query on the FlagStore's database, run by its reader role."""
+
+    query: Sql
+    """One SELECT that returns one row: events and units for a Ratio, value and perhaps units for a Gauge.
+
+    %(window_start)s and %(window_end)s are the look's window, %(name)s is an argument.
+    """
+
+
+class PrometheusSource(ApiModel):
+    """Queries in PromQL, evaluated at the end of the window; {{window}} is the window's length."""
+
+    provider_ref: Reference
+    """The MetricProvider that is asked."""
+    events: PromQl | None = None
+    """Of a Ratio: how many bad things happened in the window."""
+    units: PromQl | None = None
+    """How many chances there were in the window; a Gauge may have it too."""
+    value: PromQl | None = None
+    """Of a Gauge: its value."""
+
+
+def _one_source(spec: MetricTemplateSpec) -> Found:
+    if (spec.sql is None) != (spec.prometheus is None):
+        return None
+    return {"count": "none" if spec.sql is None else "both"}
+
+
+def _queries_fit_type(spec: MetricTemplateSpec) -> Found:
+    if spec.prometheus is None:
+        return None
+    has_events, has_units = spec.prometheus.events is not None, spec.prometheus.units is not None
+    has_value = spec.prometheus.value is not None
+    is_ratio = spec.type is MetricType.RATIO
+    fits = has_events and has_units and not has_value if is_ratio else has_value and not has_events
+    return None if fits else {"type": str(spec.type)}
+
+
+class MetricTemplateSpec(ApiModel):
+    """A metric's type and its query."""
+
+    type: MetricType
+    """Ratio: bad events of units, which exact tests work on. Gauge: one number a look."""
+    counts: Counts = Counts.EVENTS
+    """What a Ratio's units are. Users: distinct users in each window, so failures come one by one and not in bursts."""
+    delay: Duration = Duration("0s")
+    """How long after a window's end its numbers are settled."""
+    unit: Annotated[str, Field(max_length=16)] = ""
+    """The unit of a Gauge, for messages, such as s."""
+    args: Annotated[tuple[Argument, ...], Field(max_length=16), BY_NAME] = ()
+    """The values that a rollout must give when it binds the metric."""
+    sql: SqlSource | None = None
+    """Measured by SQL."""
+    prometheus: PrometheusSource | None = None
+    """Measured by Prometheus."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.sql) != has(self.prometheus)",
+            "a metric has {count} of sql and prometheus: write exactly one",
+            _one_source,
+            count="(has(self.sql) ? 'both' : 'none')",
+        ),
+        Rule(
+            """!has(self.prometheus) || (self.type == 'Ratio'
+            ? has(self.prometheus.events) && has(self.prometheus.units) && !has(self.prometheus.value)
+            : has(self.prometheus.value) && !has(self.prometheus.events))""",
+            "the queries do not fit a {type}: a Ratio needs events and units, a Gauge needs value and may have units",
+            _queries_fit_type,
+            type="self.type",
+        ),
+    )
+
+
+class MetricTemplate(Resource):
+    """A metric that any FeatureRollout of the namespace can bind: its type and its query."""
+
+    plural: ClassVar = "metrictemplates"
+    short_names: ClassVar = ("mt",)
+
+    api_version: Literal["featurerollout.dev/v1alpha1"]
+    kind: Literal["MetricTemplate"]
+    spec: MetricTemplateSpec
+    """What is measured, and how."""
+    status: ObjectStatus | None = None
+    """What the operator found out about the template."""

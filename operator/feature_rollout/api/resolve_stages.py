@@ -1,0 +1,98 @@
+"""From a rollout's stages to the plan's, with what this version cannot do in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+from feature_rollout.api import reasons
+from feature_rollout.api.canonical import canonical
+from feature_rollout.api.featurerollout import FeatureRolloutSpec
+from feature_rollout.api.invalid import InvalidPlan
+from feature_rollout.api.resolve_matrix import check_limit
+from feature_rollout.api.resolve_metrics import BoundMetric
+from feature_rollout.api.stages import FlagEntry as FlagEntryModel
+from feature_rollout.api.stages import Gate as GateModel
+from feature_rollout.api.stages import Stage as StageModel
+from feature_rollout.core.exposure import FlagChange
+from feature_rollout.core.plan import FlagEntry, Gate, Notice, Stage, digest
+
+FLAGS_MAX = 100
+
+
+def stages(spec: FeatureRolloutSpec, metrics: Mapping[str, BoundMetric]) -> tuple[Stage, ...]:
+    """The stages in order. Raises InvalidPlan."""
+    resolved = tuple(_stage(spec, index, stage, metrics) for index, stage in enumerate(spec.stages))
+    flags = {name for stage in resolved for name in stage.flags}
+    if len(flags) > FLAGS_MAX:
+        raise InvalidPlan(
+            reasons.TOO_MANY_FLAGS,
+            f"spec.stages: the plan names {len(flags)} flags, and {FLAGS_MAX} is the most: split it into two rollouts",
+        )
+    return resolved
+
+
+def notices(spec: FeatureRolloutSpec) -> Iterator[Notice]:
+    """Each field of the stages that this version does not act on."""
+    for index, stage in enumerate(spec.stages):
+        path = f"spec.stages[{index}]"
+        for name in _demands(stage):
+            yield Notice(f"{path}.{name}", f"the stage {stage.name} does not start")
+        if stage.deadline is not None:
+            yield Notice(f"{path}.deadline", "an overdue stage is not reported")
+    # One for all: a list of ten such lines would hide the others.
+    if any(stage.risk is not None for stage in spec.stages):
+        yield Notice("spec.stages[*].risk", "for people only")
+
+
+def _stage(spec: FeatureRolloutSpec, index: int, stage: StageModel, metrics: Mapping[str, BoundMetric]) -> Stage:
+    return Stage(
+        name=stage.name,
+        entries=tuple(_entry(entry) for entry in stage.flags),
+        bake=stage.bake.delta,
+        gates=tuple(_gate(gate, f"spec.stages[{index}].gates[{i}]", metrics) for i, gate in enumerate(stage.gates)),
+        on_no_traffic=stage.on_no_traffic,
+        blockers=_blockers(spec, index, stage),
+        digest=digest(canonical(stage)),
+    )
+
+
+def _entry(entry: FlagEntryModel) -> FlagEntry:
+    change = FlagChange(
+        percentage=None if entry.percentage is None else Decimal(str(entry.percentage)),
+        groups=None if entry.groups is None else frozenset(entry.groups),
+    )
+    return FlagEntry(entry.names, change)
+
+
+def _gate(gate: GateModel, path: str, metrics: Mapping[str, BoundMetric]) -> Gate:
+    if gate.metric not in metrics:
+        raise InvalidPlan(
+            reasons.METRIC_UNBOUND,
+            f'{path}.metric: the rollout does not bind "{gate.metric}": add it to spec.metrics or correct the name',
+        )
+    metric = metrics[gate.metric]
+    return Gate(
+        metric=gate.metric,
+        at_most=check_limit(f"{path}.atMost", gate.at_most, metric) if gate.at_most else None,
+        at_least=check_limit(f"{path}.atLeast", gate.at_least, metric) if gate.at_least else None,
+        min_units=gate.min_units,
+        blocker=metric.blocker,
+    )
+
+
+def _demands(stage: StageModel) -> list[str]:
+    """What the stage demands before it starts, and this version cannot do."""
+    demands = (("approval", stage.approval), ("migrations", stage.migrations), ("checks", stage.checks))
+    return [name for name, value in demands if value]
+
+
+def _blockers(spec: FeatureRolloutSpec, index: int, stage: StageModel) -> tuple[str, ...]:
+    """A stage must not start without what it demands."""
+    blockers = [
+        f"spec.stages[{index}].{name} is not in effect yet: do it by hand and remove it, or wait for a version with it"
+        for name in _demands(stage)
+    ]
+    if stage.flags and spec.calendar is not None:
+        blockers.append("spec.calendar is not in effect yet: advance by suspend or holdAt, and remove it")
+    return tuple(blockers)

@@ -1,0 +1,258 @@
+"""`featurerollout lint`.
+
+| what | level | exit code |
+|---|---|---|
+| the guide's manifests together | notes only | 0 |
+| the quickstart by itself | a warning: the provider is an administrator's | 0 |
+| what the API server would refuse | error, with file, document, kind, name and path | 1 |
+| a reference that no file has; an object twice | error | 1 |
+| what the operator would refuse | error | 1 |
+| what seldom is meant | warning | 0 |
+| what is no YAML | error | 1 |
+| no files | usage | 2 |
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from feature_rollout.api.lint import Level, lint
+from feature_rollout.api.manifests import Document
+from feature_rollout.cli.lint import command
+from unit.api.cases import Change, both, drop, manifest, put
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def run(*files: Path) -> Result:
+    return CliRunner().invoke(command, [str(file) for file in files])
+
+
+def changed(kind: str, *changes: Change, name: str = "") -> dict[str, Any]:
+    obj = manifest(kind)
+    for change in changes:
+        change(obj["spec"])
+    if name:
+        obj["metadata"]["name"] = name
+    return obj
+
+
+def found(*objects: dict[str, Any], level: Level) -> list[str]:
+    documents = [Document(f"f.yaml:{number}", obj) for number, obj in enumerate(objects, start=1)]
+    return [finding.text for finding in lint(documents) if finding.level is level]
+
+
+STORE = manifest("FlagStore")
+
+
+def test_the_guides_manifests_have_no_error_and_no_warning() -> None:
+    result = run(*sorted((EXAMPLES / "notifications").glob("*.yaml")))
+    assert result.exit_code == 0
+    assert "12 documents: 0 errors, 0 warnings, 15 notes" in result.stderr
+    assert ": error:" not in result.stdout
+    assert ": warning:" not in result.stdout
+
+
+def test_the_quickstart_is_right_by_itself() -> None:
+    result = run(EXAMPLES / "quickstart.yaml")
+    assert result.exit_code == 0
+    assert "3 documents: 0 errors, 1 warning, 1 note" in result.stderr
+    assert "there is no MetricProvider prometheus in these files: is it in the cluster?" in result.stdout
+
+
+def test_an_error_says_where_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    broken = changed("FeatureRollout", put("stages.0.flags.0.percentage", 101))
+    file.write_text(yaml.safe_dump_all([STORE, broken]))
+    result = run(file)
+    assert result.exit_code == 1
+    assert (
+        f"{file}:2/FeatureRollout/checkout: error: spec.stages[0].flags[0].percentage: 101 is refused" in result.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "plan.yaml"),
+        ("- a\n- b\n", "plan.yaml:1: this is a list, where an object should be"),
+        ("kind: FeatureRollout\nspec: {a: 1, a: 2}\n", 'the key "a" is there twice: remove one'),
+        ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+    ],
+    ids=["broken", "a list", "a key twice", "a tag"],
+)
+def test_what_is_no_manifest_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(text)
+    result = run(file)
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+def test_no_files_is_a_wrong_usage() -> None:
+    assert run().exit_code == 2
+
+
+def test_other_kinds_and_empty_documents_are_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text("---\n---\nkind: Secret\napiVersion: v1\nmetadata: {name: a}\n---\n")
+    assert run(file).exit_code == 0
+
+
+def test_a_list_is_unpacked(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    broken = changed("FlagStore", drop("postgres.writer"))
+    file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [broken]}))
+    assert "FlagStore/shop: error: spec.postgres.writer: is required" in run(file).stdout
+
+
+def test_a_date_without_quotes_is_a_text(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    text = yaml.safe_dump_all([STORE, changed("FeatureRollout", put("calendar", {"freezes": "FREEZES"}))])
+    file.write_text(text.replace("FREEZES", "[{from: 2026-12-20, to: 2027-01-03}]"))
+    assert run(file).exit_code == 0
+
+
+SHARED = both(drop("matrix"), put("matrixRef", {"name": "guards"}))
+ERRORS = [
+    (
+        "a store that no file has",
+        [changed("FeatureRollout")],
+        "spec.storeRef: there is no FlagStore shop in namespace default of these files",
+    ),
+    (
+        "a matrix that no file has",
+        [STORE, changed("FeatureRollout", SHARED)],
+        "spec.matrixRef: there is no RollbackMatrix guards",
+    ),
+    (
+        "a template that no file has",
+        [
+            STORE,
+            changed("FeatureRollout", drop("metrics.0.template"), put("metrics.0.templateRef", {"name": "errors"})),
+        ],
+        "spec.metrics[0].templateRef: there is no MetricTemplate errors",
+    ),
+    (
+        "a rollout that no file has",
+        [manifest("RolloutAction")],
+        "spec.rolloutRef: there is no FeatureRollout checkout",
+    ),
+    (
+        "an action on a stage that is none",
+        [STORE, manifest("FeatureRollout"), changed("RolloutAction", put("stage", "half"))],
+        'spec.stage: "half" is not a stage of checkout: name one of canary, everyone',
+    ),
+    (
+        "an object twice",
+        [STORE, STORE],
+        "metadata.name: this object is also in f.yaml:1/FlagStore/shop: remove one, or rename it",
+    ),
+    (
+        "a kind that is none of ours",
+        [{"apiVersion": "featurerollout.dev/v1alpha1", "kind": "FeatureFlag", "metadata": {"name": "a"}}],
+        "kind: 'FeatureFlag' is not one of FeatureRollout, ",
+    ),
+    (
+        "a version that is none of ours",
+        [{**STORE, "apiVersion": "featurerollout.dev/v2"}],
+        "apiVersion: 'featurerollout.dev/v2' is refused: input should be 'featurerollout.dev/v1alpha1'",
+    ),
+    (
+        "a plan that the operator would refuse",
+        [STORE, changed("FeatureRollout", put("matrix.rows.0.when", [{"metric": "latency", "above": "0.8"}]))],
+        "spec.matrix.rows[0].when[0]: latency is a Gauge, which cannot be judged within 15m",
+    ),
+    (
+        "a shared matrix that does not fit",
+        [STORE, changed("FeatureRollout", SHARED), changed("RollbackMatrix", put("rows.0.when.0.above", "0.5"))],
+        'RollbackMatrix/guards spec.rows[0].when[0].above: "0.5" does not fit errors, which is a Ratio',
+    ),
+    (
+        "a placeholder that nothing fills",
+        [changed("MetricTemplate", put("sql.query", "SELECT 1 WHERE %(flag)s"))],
+        "spec.sql.query: %(flag)s is neither %(window_start)s nor %(window_end)s nor in args: declare it",
+    ),
+    (
+        "a provider for others",
+        [
+            changed("MetricProvider", put("allowedNamespaces", ["shop"]), name="p"),
+            changed(
+                "MetricTemplate",
+                drop("sql"),
+                put("prometheus", {"providerRef": {"name": "p"}, "events": "a", "units": "b"}),
+            ),
+        ],
+        "spec.prometheus.providerRef: the MetricProvider p is not for namespace",
+    ),
+]
+
+
+@pytest.mark.parametrize(("objects", "words"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
+def test_it_is_an_error(objects: list[dict[str, Any]], words: str) -> None:
+    errors = found(*objects, level=Level.ERROR)
+    assert len(errors) == 1
+    assert words in errors[0]
+
+
+def test_an_object_that_is_refused_is_not_called_missing_as_well() -> None:
+    broken = changed("FlagStore", drop("postgres.writer"))
+    assert found(broken, changed("FeatureRollout"), level=Level.ERROR) == ["spec.postgres.writer: is required"]
+
+
+WARNINGS = [
+    (
+        "looks too seldom for the deadline",
+        put("metrics.0.interval", "1m"),
+        "spec.matrix.rows[0].respondWithin: 15m is shorter than 30 looks at errors (1800s)",
+    ),
+    (
+        "persist on a Gauge",
+        put("matrix.rows.1.when.0.persist", {"failures": 8, "of": 10}),
+        "spec.matrix.rows[1].when[0].persist: 8 of 10 looks is a count and no test",
+    ),
+    (
+        "a flag that is lowered",
+        put("stages.1.flags.0.percentage", 1),
+        "spec.stages[1].flags: new_cart goes from 5 % of everyone down to 1 % of everyone in everyone",
+    ),
+    ("an empty value", put("stages.0.flags.0.groups", None), "spec.stages[0].flags[0].groups: an empty value is as if"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), [w[1:] for w in WARNINGS], ids=[w[0] for w in WARNINGS])
+def test_it_is_a_warning(change: Change, words: str) -> None:
+    # Without the stage that restricts a flag to a group, which is a lowering too.
+    plain = put("stages.1.flags.1", {"names": ["new_search"], "percentage": 100})
+    objects = (STORE, changed("FeatureRollout", plain, change))
+    assert found(*objects, level=Level.ERROR) == []
+    warnings = found(*objects, level=Level.WARNING)
+    assert len(warnings) == 1
+    assert words in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("matrix.rows.0.respondWithin", "0s"),
+        put("matrix.rows.0.action", {"type": "Hold"}),
+    ],
+    ids=["no deadline", "a row that only holds"],
+)
+def test_seldom_looks_are_no_warning(change: Change) -> None:
+    plain = put("stages.1.flags.1", {"names": ["new_search"], "percentage": 100})
+    objects = (STORE, changed("FeatureRollout", plain, put("metrics.0.interval", "5m"), change))
+    assert found(*objects, level=Level.WARNING) == []
+
+
+def test_groups_that_change_in_both_directions_are_no_warning() -> None:
+    """From all of the staff to a half of everyone: some gain and some lose, as in the guide."""
+    stages = [
+        {"name": "staff", "flags": [{"names": ["new_cart"], "percentage": 100, "groups": ["staff"]}]},
+        {"name": "half", "flags": [{"names": ["new_cart"], "percentage": 50, "groups": []}]},
+    ]
+    objects = (STORE, changed("FeatureRollout", put("stages", stages)))
+    assert found(*objects, level=Level.WARNING) == []
