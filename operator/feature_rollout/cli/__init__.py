@@ -1,5 +1,50 @@
-"""`featurerollout`, also installed as the kubectl plugin `kubectl featurerollout`."""
+"""`featurerollout`, also installed as the kubectl plugin `kubectl featurerollout`: a module a verb."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from feature_rollout import __version__
+
+# Each verb is imported when it is called: `bucket` need not wait for the Kubernetes client.
+VERBS = {
+    "run": "Run the operator.",
+    "demo": "Show a rollout and its revert on a real control plane and database.",
+    "status": "Show rollouts and where they are.",
+    "explain": "Say why a rollout is where it is, and what it waits for.",
+    "lint": "Check manifests without a cluster.",
+    "crds": "Print the CustomResourceDefinitions.",
+    "store": "Look after the bookkeeping in the database.",
+    "bucket": "Print the bucket of a user.",
+    "version": "Print the version.",
+}
 
 
+class Verbs(click.Group):
+    """The verbs, each from the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the base's
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the base's
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"feature_rollout.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - the base's
+        """The list without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="featurerollout")
 def main() -> None:
-    """Placeholder."""
+    """Take feature flags in a PostgreSQL table to all users, and take them back when the metrics turn bad.
+
+    Exit codes: 0 ok, 1 error, 2 usage, 3 degraded or rolled back, 4 time-out, 5 not found.
+    """

@@ -1,0 +1,86 @@
+"""What the verbs that ask the API server share: options, errors, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from feature_rollout.kube.client import Api
+from feature_rollout.kube.connection import Connection
+from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
+from feature_rollout.kube.resources import ROLLOUTS
+
+EXIT_ERROR, EXIT_DEGRADED, EXIT_NOT_FOUND = 1, 3, 5
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def connection_options(function: F) -> F:
+    """`--kubeconfig`, `--context` and `-n`, as kubectl has them."""
+    for option in (
+        click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file."),
+        click.option("--context", help="The context to use of it."),
+        click.option("-n", "--namespace", help="The namespace; by default that of the context."),
+    ):
+        function = option(function)
+    return function
+
+
+def ask(kubeconfig: str | None, context: str | None, question: Callable[[Api], Awaitable[T]]) -> T:
+    """Open a connection, ask, close it. Ends the program with a message when there is no answer."""
+
+    async def run() -> T:
+        async with Api(Connection(kubeconfig, context)) as api:
+            return await question(api)
+
+    try:
+        return asyncio.run(run())
+    except Gone:
+        fail("the API server has no FeatureRollouts: install the CRDs (featurerollout crds | kubectl apply -f -)")
+    except PermissionDenied as error:
+        fail(f"forbidden: {error}")
+    except ApiError as error:
+        fail(f"the API server gave no answer: {error}")
+
+
+async def one_rollout(api: Api, namespace: str, name: str) -> dict[str, Any]:
+    """The rollout; ends the program with 5 when there is none."""
+    rollout = await api.get(ROLLOUTS, namespace, name)
+    if rollout is None:
+        fail(f"there is no FeatureRollout {name} in namespace {namespace}", EXIT_NOT_FOUND)
+    return rollout
+
+
+def namespace_of(namespace: str | None, kubeconfig: str | None, context: str | None) -> str:
+    """The namespace asked for, else the context's, else `default`."""
+    if namespace:
+        return namespace
+    from kubernetes.config import ConfigException, list_kube_config_contexts
+
+    try:
+        contexts, active = list_kube_config_contexts(config_file=kubeconfig)
+    except ConfigException:
+        return "default"
+    chosen = next((c for c in contexts if c["name"] == context), active)
+    return str(chosen.get("context", {}).get("namespace") or "default")
+
+
+def fail(message: str, code: int = EXIT_ERROR) -> NoReturn:
+    """End the program with an error on standard error."""
+    click.echo(f"error: {message}", err=True)
+    raise SystemExit(code)
+
+
+def condition(rollout: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A condition of the rollout, or an empty one."""
+    conditions = (rollout.get("status") or {}).get("conditions") or []
+    return next((dict(c) for c in conditions if c["type"] == kind), {})
+
+
+def exit_code(rollouts: list[dict[str, Any]]) -> int:
+    """3 when one of them is stalled or rolled back, else 0."""
+    stalled = any(condition(rollout, "Stalled").get("status") == "True" for rollout in rollouts)
+    return EXIT_DEGRADED if stalled else 0

@@ -1,0 +1,143 @@
+"""The command line without a cluster: help, exit codes, and what `status` and `explain` say of an object."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from feature_rollout import __version__
+from feature_rollout.cli import VERBS, cluster, explain, main, status
+
+
+def rollout(**status_fields: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "shop", "name": "new-checkout", "generation": 3},
+        "status": {"observedGeneration": 3, **status_fields},
+    }
+
+
+def condition(kind: str, value: str, reason: str = "Baking", message: str = "Stage canary bakes.") -> dict[str, str]:
+    return {"type": kind, "status": value, "reason": reason, "message": message}
+
+
+def rendered(table: Any) -> str:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - closed with the process
+    with console.file:
+        console.print(table)
+        return console.export_text()
+
+
+def test_help_names_every_verb_and_imports_none_of_them() -> None:
+    code = "import sys; sys.argv = ['featurerollout', '--help']; from feature_rollout.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('kubernetes', 'psycopg', 'kopf', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(verb in done.stdout for verb in VERBS)
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    answer = CliRunner().invoke(main, [verb, "--help"])
+    assert answer.exit_code == 0
+    assert "Usage:" in answer.output
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    assert CliRunner().invoke(main, ["frobnicate"]).exit_code == 2
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(main, ["version"]).output == f"{__version__}\n"
+
+
+def test_bucket_prints_the_pinned_bucket() -> None:
+    assert CliRunner().invoke(main, ["bucket", "notifications_new_bell_ui", "user-1"]).output == "578\n"
+
+
+def test_store_install_prints_sql_and_wants_to_be_told_so() -> None:
+    assert "CREATE SCHEMA" in CliRunner().invoke(main, ["store", "install", "--print"]).output
+    assert CliRunner().invoke(main, ["store", "install"]).exit_code == 2
+
+
+def test_no_cluster_is_an_error_with_a_reason(tmp_path: Any) -> None:
+    answer = CliRunner().invoke(main, ["status", "--kubeconfig", str(tmp_path / "none"), "-n", "shop"])
+    assert answer.exit_code == cluster.EXIT_ERROR
+    assert "cannot be used" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("stalled", "code"), [("True", cluster.EXIT_DEGRADED), ("False", 0)], ids=["a stalled rollout is 3", "else 0"]
+)
+def test_exit_code(stalled: str, code: int) -> None:
+    assert cluster.exit_code([rollout(conditions=[condition("Stalled", stalled)])]) == code
+
+
+SENTENCES = {
+    "one that no operator has seen": (
+        {
+            "metadata": {"namespace": "shop", "name": "new-checkout", "generation": 1},
+            "status": {"observedGeneration": -1},
+        },
+        "shop/new-checkout was not seen by an operator yet: is one running that watches its namespace?",
+    ),
+    "one that bakes": (
+        rollout(phase="Baking", conditions=[condition("Reconciling", "False")]),
+        "shop/new-checkout is Baking: Stage canary bakes.",
+    ),
+    "one whose newest edit was not looked at": (
+        rollout(phase="Baking", observedGeneration=2, conditions=[condition("Reconciling", "False")]),
+        "shop/new-checkout is Baking: Stage canary bakes. (Generation 3 was not looked at yet.)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
+def test_the_sentence_of_explain(given: dict[str, Any], sentence: str) -> None:
+    assert explain.sentence(given) == sentence
+
+
+def test_explain_tells_stage_next_step_revert_and_fields_without_effect() -> None:
+    given = rollout(
+        stage={"name": "canary", "index": 1, "of": 3, "since": "2026-01-05T09:00:00Z"},
+        summary={"exposure": "off"},
+        next={"action": "Hold", "waitingFor": ["a Retry"]},
+        rollback={
+            "severity": "High",
+            "metric": "error-rate",
+            "value": "3%",
+            "limit": "1%",
+            "action": "DisableFlags",
+            "respondedIn": "95s",
+            "respondWithin": "15m",
+        },
+        conditions=[condition("FieldsInEffect", "False", message="spec.contacts (nobody is notified)")],
+    )
+    text = "\n".join(explain.details(given))
+    for piece in ("canary (1 of 3)", "off", "waits for a Retry", "error-rate was 3%, limit 1%", "15m", "spec.contacts"):
+        assert piece in text
+
+
+def test_the_table_of_guards_shows_evidence_as_a_number_to_compare_with_20() -> None:
+    metrics = [
+        {"name": "error-rate", "verdict": "Fail", "value": "3%", "limit": "error-rate above 1%", "evidence": 3.0},
+        {"name": "p95", "verdict": "Error", "message": "timeout after 10s"},
+    ]
+    text = rendered(explain.guards(metrics))
+    assert "20.1" in text
+    assert "timeout after 10s" in text
+
+
+def test_the_status_table_shows_what_kubectl_get_shows_and_wide_says_why() -> None:
+    given = rollout(
+        phase="Baking",
+        summary={"stage": "1/3 canary", "exposure": "5%", "health": "Healthy"},
+        conditions=[condition("Ready", "True", "Baking", "fine")],
+    )
+    narrow, wide = rendered(status.table([given], wide=False)), rendered(status.table([given], wide=True))
+    assert all(piece in narrow for piece in ("new-checkout", "1/3 canary", "5%", "Healthy", "True"))
+    assert "fine" not in narrow
+    assert "fine" in wide
