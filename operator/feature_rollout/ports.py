@@ -103,13 +103,18 @@ class Lowering:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Measured progress, written in batches and without a change of sequence."""
+    """Measured progress, written in batches and without a change of sequence.
+
+    `stage` is the ledger's stage that was baked: a checkpoint that comes after the next
+    stage was entered must not count as that stage's bake.
+    """
 
     key: str
     epoch: int
     attempt: int
     baked: timedelta
     progress: Mapping[str, Any]
+    stage: int | None = None
 
 
 class FlagStore(Protocol):
@@ -144,7 +149,7 @@ class FlagStore(Protocol):
         """
 
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Store progress; a checkpoint under an old epoch is dropped silently."""
+        """Store progress; a checkpoint under an old epoch, attempt or stage is dropped silently."""
 
 
 class MetricSource(Protocol):

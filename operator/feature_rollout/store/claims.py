@@ -1,0 +1,70 @@
+"""Opening a ledger row: who may go on with it, from where, and under which epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from feature_rollout.core.state import Latch, Ledger
+from feature_rollout.ports import Claim, Problem
+from feature_rollout.postgres import Connection
+from feature_rollout.store import ledger, ownership
+from feature_rollout.store.config import TableMapping
+
+ADOPTION_PENDING: Final = "AdoptionPending"
+ADOPTION_REQUIRED: Final = "AdoptionRequired"
+LEDGER_MISSING: Final = "LedgerMissing"
+RELEASED: Final = "Released"
+
+
+async def open_ledger(connection: Connection, table: TableMapping, claim: Claim) -> Ledger:
+    """Make or take over the row of a claim, own its flags, and take the next epoch; raises Problem."""
+    created = await ledger.insert(connection, claim)
+    found = await ledger.lock(connection, claim.key)
+    if found is None:
+        raise Problem(LEDGER_MISSING, "the ledger row was removed while it was opened", stalled=False)
+    claimed = await ownership.claim(connection, table, claim.key, claim.flags, claim.spec_hash)
+    begun = found.ledger if created else _continued(found, claim, claimed.latch)
+    if created or begun.uid != found.ledger.uid:
+        await ledger.drop_evidence(connection, claim.key)
+    if created:
+        begun = replace(begun, latch=claimed.latch)
+    # Above what every flag remembers: the epochs of committed raises never go down, for any flag.
+    opened = replace(begun, epoch=max(found.ledger.epoch, claimed.epoch) + 1)
+    await ledger.store(connection, opened)
+    await ledger.reopen(connection, claim)
+    await ownership.set_epoch(connection, claim.key, opened.epoch)
+    return opened
+
+
+def _continued(found: ledger.Found, claim: Claim, latch: Latch | None) -> Ledger:
+    """The row that is there, as this claim goes on with it; raises Problem when it may not."""
+    now = found.ledger
+    if found.closed:
+        if now.uid == claim.uid:
+            message = "its flags were released; delete this rollout and create it again to start afresh"
+            raise Problem(RELEASED, message)
+        return Ledger(
+            key=now.key,
+            uid=claim.uid,
+            epoch=now.epoch,
+            sequence=now.sequence + 1,
+            spec_hash=claim.spec_hash,
+            plan_hash=claim.plan_hash,
+            latch=latch,
+        )
+    if now.uid == claim.uid:
+        return now
+    if now.plan_hash != claim.plan_hash:
+        message = (
+            "a rollout of the same name, with another plan, was never ended in this database; "
+            "create a RolloutAction of type Adopt, or release its flags with `featurerollout store release`"
+        )
+        raise Problem(ADOPTION_REQUIRED, message)
+    if not found.silent:
+        message = (
+            "an earlier object of the same name may still be served elsewhere; "
+            f"it is taken over when nothing was heard of it for {ledger.SILENT_AFTER_S} s"
+        )
+        raise Problem(ADOPTION_PENDING, message, stalled=False)
+    return replace(now, uid=claim.uid)

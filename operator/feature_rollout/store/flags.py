@@ -1,0 +1,133 @@
+"""Rows of the flag table: read, locked, and written one column at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from typing import Any, Final
+
+from psycopg import sql
+
+from feature_rollout.core.exposure import FULL, NONE, Exposure
+from feature_rollout.ports import Problem
+from feature_rollout.postgres import Connection
+from feature_rollout.store.config import TableMapping
+
+FLAG_MISSING: Final = "FlagMissing"
+FLAG_AMBIGUOUS: Final = "FlagAmbiguous"
+FLAG_ROW_INVALID: Final = "FlagRowInvalid"
+FLAG_WRITE_ALTERED: Final = "FlagWriteAltered"
+PERCENTAGE_NOT_WHOLE: Final = "PercentageNotWhole"
+
+# A group that nobody is in: stands for groups that cannot be read, when exposure is lowered.
+_NOBODY: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A flag row as it is in the database, whatever is in it. `percentage` is its text, so that no digit is lost."""
+
+    name: str
+    enabled: bool | None
+    percentage: str | None
+    groups: Sequence[Any] | None
+
+    def exposure(self, table: TableMapping) -> Exposure:
+        """What the row means; raises Problem(FlagRowInvalid) when it means nothing."""
+        if self.enabled is None:
+            raise self._invalid(table.enabled, "is NULL")
+        if self.percentage is None:
+            raise self._invalid(table.percentage, "is NULL")
+        percentage = _decimal(self.percentage)
+        if percentage is None or not NONE <= percentage <= FULL:
+            raise self._invalid(table.percentage, f"is {self.percentage[:20]}, 0 to 100 is wanted")
+        groups = self.groups or ()
+        if not all(isinstance(group, str) for group in groups):
+            raise self._invalid(table.groups, "holds a NULL or a nested list")
+        return Exposure(self.enabled, percentage, frozenset(groups))
+
+    def widest(self) -> Exposure:
+        """The widest exposure that services may read from the row: what a lowering starts from.
+
+        Lowering must work on rows that mean nothing too, and must not narrow them by an
+        assumption: what is unknown counts as full exposure and is overwritten.
+        """
+        percentage = FULL if self.percentage is None else _decimal(self.percentage)
+        percentage = FULL if percentage is None else min(max(percentage, NONE), FULL)
+        groups = frozenset(group if isinstance(group, str) else _NOBODY for group in self.groups or ())
+        return Exposure(self.enabled is not False, percentage, groups)
+
+    def _invalid(self, column: str, what: str) -> Problem:
+        return Problem(FLAG_ROW_INVALID, f"flag {self.name}: column {column} {what}")
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() else None
+
+
+async def fetch(connection: Connection, table: TableMapping, flags: Iterable[str], *, lock: bool) -> list[Row]:
+    """The rows of these flags in the order of their names, locked for the transaction or not."""
+    query = sql.SQL(
+        "SELECT {name}::text, {enabled}, {percentage}::text, {groups}::text[] FROM {table} "
+        'WHERE {name} = ANY(%s::text[]) ORDER BY {name}::text COLLATE "C" {lock}'
+    ).format(**_identifiers(table), lock=sql.SQL("FOR UPDATE" if lock else ""))
+    cursor = await connection.execute(query, (sorted(flags),))
+    return [Row(*row) for row in await cursor.fetchall()]
+
+
+def exposures(rows: Iterable[Row], table: TableMapping) -> dict[str, Exposure]:
+    """What the rows mean, by flag; raises Problem for rows that nobody may raise."""
+    found: dict[str, Exposure] = {}
+    for row in rows:
+        if row.name in found:
+            raise Problem(FLAG_AMBIGUOUS, f"flag {row.name} has more than one row in {table}")
+        found[row.name] = row.exposure(table)
+    return found
+
+
+async def write(connection: Connection, table: TableMapping, flag: str, columns: Mapping[str, object]) -> list[Row]:
+    """One UPDATE of these columns of the flag's rows; returns the rows as triggers and types left them."""
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(column), sql.SQL("%s::text[]" if column == table.groups else "%s"))
+        for column in columns
+    )
+    query = sql.SQL(
+        "UPDATE {table} SET {assignments} WHERE {name} = %s::text "
+        "RETURNING {name}::text, {enabled}, {percentage}::text, {groups}::text[]"
+    ).format(**_identifiers(table), assignments=assignments)
+    cursor = await connection.execute(query, (*columns.values(), flag))
+    return [Row(*row) for row in await cursor.fetchall()]
+
+
+def changed_columns(table: TableMapping, before: Exposure, after: Exposure) -> dict[str, object]:
+    """The columns that differ, with the values to write; all others stay byte-equal."""
+    columns: dict[str, object] = {}
+    if before.enabled != after.enabled:
+        columns[table.enabled] = after.enabled
+    if before.percentage != after.percentage:
+        columns[table.percentage] = after.percentage
+    if before.groups != after.groups:
+        columns[table.groups] = sorted(after.groups)
+    return columns
+
+
+def rounded_down(percentage: Decimal, scale: int | None) -> Decimal:
+    """The greatest percentage within this one that a column with so many decimal places can hold."""
+    if scale is None:
+        return percentage
+    return percentage.quantize(Decimal(1).scaleb(-scale), rounding=ROUND_DOWN)
+
+
+def _identifiers(table: TableMapping) -> dict[str, sql.Identifier]:
+    return {
+        "table": sql.Identifier(table.schema, table.table),
+        "name": sql.Identifier(table.name),
+        "enabled": sql.Identifier(table.enabled),
+        "percentage": sql.Identifier(table.percentage),
+        "groups": sql.Identifier(table.groups),
+    }

@@ -1,0 +1,157 @@
+"""Lowering exposure: what each row becomes, and what is still written when not everything can be.
+
+Lowering needs no epoch and no preparation. When rows are locked it goes on a flag at a
+time, when the ledger is locked without the ledger, and when the disk is full with the
+flags alone; what was left out then follows with the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from feature_rollout.core.exposure import Exposure
+from feature_rollout.core.state import Latch, Ledger
+from feature_rollout.ports import Lowering, Problem, Why
+from feature_rollout.postgres import Connection
+from feature_rollout.store import audit, flags, inspection, ledger, ownership
+from feature_rollout.store.config import StoreConfig
+
+REVERT_BLOCKED: Final = "RevertBlocked"
+AUDIT_DELAYED: Final = "AuditDelayed"
+
+
+class Extent(Enum):
+    """How much is written of a lowering that cannot be written whole."""
+
+    NO_LEDGER = "flags and audit"
+    FLAGS_ONLY = "flags"
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Audit rows that could not be written with the change that they tell of."""
+
+    operation: str
+    changes: tuple[audit.Change, ...]
+    why: Why
+
+
+def lowered(row: Exposure, target: Exposure, *, exact: bool, scale: int | None) -> Exposure:
+    """What a row becomes; never more than it was, also after the column's rounding."""
+    after = target if exact and target.is_within(row) else row.meet(target)
+    return after if after.percentage == row.percentage else _rounded(after, scale)
+
+
+def _rounded(exposure: Exposure, scale: int | None) -> Exposure:
+    return replace(exposure, percentage=flags.rounded_down(exposure.percentage, scale))
+
+
+async def lower_flags(connection: Connection, config: StoreConfig, change: Lowering) -> dict[str, audit.Change]:
+    """Lower the flags' rows; returns each flag that has a row, changed or not."""
+    table, targets = config.table, change.targets
+    if not targets:
+        return {}
+    found: dict[str, list[flags.Row]] = {}
+    for row in await flags.fetch(connection, table, targets, lock=True):
+        found.setdefault(row.name, []).append(row)
+    # Whether a fraction fits is asked of the catalogue only when there is one.
+    fraction = any(target.percentage % 1 for target in targets.values())
+    scale = (await inspection.shape(connection, table, "")).percentage_scale if fraction else None
+    return {
+        flag: await _lower_rows(connection, config, rows, (targets[flag], scale), exact=change.exact)
+        for flag, rows in found.items()
+    }
+
+
+async def _lower_rows(
+    connection: Connection,
+    config: StoreConfig,
+    rows: Sequence[flags.Row],
+    to: tuple[Exposure, int | None],
+    *,
+    exact: bool,
+) -> audit.Change:
+    """Lower all rows of one flag, of which there should be one, with one UPDATE."""
+    target, scale = to
+    before = [row.widest() for row in rows]
+    exact = exact and all(target.is_within(row) for row in before)
+    after = lowered(before[0], target, exact=exact, scale=scale)
+    for row in before[1:]:
+        after = after if exact else after.meet(row)
+    columns: dict[str, object] = {}
+    for row in before:
+        columns |= flags.changed_columns(config.table, row, after)
+    if not columns:
+        return audit.Change(rows[0].name, before[0], before[0])
+    left = await flags.write(connection, config.table, rows[0].name, columns)
+    if len(left) != len(rows):
+        raise Problem(flags.FLAG_WRITE_ALTERED, f"flag {rows[0].name}: a trigger or policy dropped the update")
+    return audit.Change(rows[0].name, before[0], left[0].widest())
+
+
+def changed(changes: Iterable[audit.Change]) -> tuple[audit.Change, ...]:
+    return tuple(change for change in changes if change.before != change.after)
+
+
+def next_ledger(now: Ledger, change: Lowering, found: Mapping[str, audit.Change]) -> Ledger:
+    """The ledger after a lowering; equal to `now` when there is nothing to remember.
+
+    A row that was lowered already counts as written by the operator when it is what the
+    lowering makes of the row as the operator last left it: that is a change of which only
+    the flags were written. Any other row was changed by somebody else and stays known as such.
+    """
+    written = dict(now.written)
+    for flag, done in found.items():
+        mine = flag in now.written and done.after == lowered(
+            now.written[flag], change.targets[flag], exact=change.exact, scale=None
+        )
+        if done.before != done.after or mine:
+            written[flag] = done.after
+    acted = now.acted | {change.severity} if change.severity else now.acted
+    after = replace(now, written=written, latch=_graver(now.latch, change.latch), acted=acted)
+    return now if after == now else replace(after, sequence=now.sequence + 1)
+
+
+def _graver(now: Latch | None, new: Latch | None) -> Latch | None:
+    if now is None or new is None:
+        return now or new
+    return new if new.breach.severity > now.breach.severity else now
+
+
+def unknown(key: str) -> Ledger:
+    """Stands for a ledger row that there is not: flags are lowered by key without one too."""
+    return Ledger(key=key, uid="", epoch=0, sequence=0, spec_hash="", plan_hash="")
+
+
+async def lower_all(connection: Connection, config: StoreConfig, change: Lowering, owed: Sequence[Owed]) -> Ledger:
+    """Lower every flag, and write ledger, latch and audit, in the transaction that is open."""
+    locked = await ledger.lock(connection, change.key)
+    now = locked.ledger if locked else unknown(change.key)
+    found = await lower_flags(connection, config, change)
+    for debt in owed:
+        await audit.record(connection, config.table, now, operation=debt.operation, changes=debt.changes, why=debt.why)
+    after = next_ledger(now, change, found) if locked else now
+    if locked and after != now:
+        await ledger.store(connection, after)
+    if locked and after.latch != now.latch:
+        await ownership.set_latch(connection, change.key, after.latch)
+    done = changed(found.values())
+    operation = audit.operation_id(after) if locked else audit.unnumbered_operation_id(change.key)
+    await audit.record(connection, config.table, after, operation=operation, changes=done, why=change.why)
+    await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
+    return after
+
+
+async def lower_without_ledger(connection: Connection, config: StoreConfig, change: Lowering, extent: Extent) -> Owed:
+    """Lower these flags without touching the ledger row; returns the audit that `extent` leaves out."""
+    done = changed((await lower_flags(connection, config, change)).values())
+    operation = audit.unnumbered_operation_id(change.key)
+    if extent is Extent.NO_LEDGER:
+        now = await ledger.read(connection, change.key) or unknown(change.key)
+        await audit.record(connection, config.table, now, operation=operation, changes=done, why=change.why)
+        await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
+        done = ()
+    return Owed(operation, done, change.why)

@@ -1,0 +1,94 @@
+"""Who may change a flag: at most one rollout a flag, over all clusters on the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from feature_rollout.core.state import Latch
+from feature_rollout.ports import Problem
+from feature_rollout.postgres import Connection
+from feature_rollout.store.config import TableMapping
+from feature_rollout.store.values import jsonb
+
+CONFLICT: Final = "Conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What the ownership rows of the claimed flags remember: the greatest epoch, and the latch under this spec hash."""
+
+    epoch: int
+    latch: Latch | None
+
+
+async def claim(connection: Connection, table: TableMapping, key: str, flags: Iterable[str], spec_hash: str) -> Claimed:
+    """Lock the flags' ownership rows and make them this rollout's; raises Problem(Conflict).
+
+    Rows are made and locked in the order of their names: two claims wait for each other,
+    and never in a circle.
+    """
+    names = sorted(set(flags))
+    await connection.execute(
+        "INSERT INTO feature_rollout.ownership (table_schema, table_name, flag) "
+        "SELECT %s, %s, flag FROM unnest(%s::text[]) WITH ORDINALITY AS f (flag, position) ORDER BY position "
+        "ON CONFLICT DO NOTHING",
+        (table.schema, table.table, names),
+    )
+    cursor = await connection.execute(
+        "SELECT flag, owner, epoch, latch, latched_spec_hash FROM feature_rollout.ownership "
+        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) "
+        'ORDER BY flag COLLATE "C" FOR UPDATE',
+        (table.schema, table.table, names),
+    )
+    rows = await cursor.fetchall()
+    taken = [(flag, owner) for flag, owner, *_ in rows if owner not in (None, key)]
+    if taken:
+        named = ", ".join(f"{flag} by {owner}" for flag, owner in taken)
+        raise Problem(CONFLICT, f"owned by another rollout: {named}")
+    latches = [Latch.from_json(latch) for *_, latch, latched in rows if latch and latched == spec_hash]
+    await connection.execute(
+        "UPDATE feature_rollout.ownership SET owner = %s, updated_at = clock_timestamp() "
+        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[])",
+        (key, table.schema, table.table, names),
+    )
+    epoch = max((row[2] for row in rows), default=0)
+    return Claimed(epoch, max(latches, key=lambda latch: latch.breach.severity, default=None))
+
+
+async def set_epoch(connection: Connection, key: str, epoch: int) -> None:
+    """Remember the epoch with every flag of a rollout: later owners start above it."""
+    await connection.execute(
+        "UPDATE feature_rollout.ownership SET epoch = greatest(epoch, %s) WHERE owner = %s", (epoch, key)
+    )
+
+
+async def set_latch(connection: Connection, key: str, latch: Latch | None) -> None:
+    """Keep a rollout's latch with all of its flags, where it outlives the rollout; None clears it."""
+    value = jsonb(latch.to_json()) if latch else None
+    await connection.execute(
+        "UPDATE feature_rollout.ownership SET latch = %(latch)s, latched_spec_hash = %(hash)s, "
+        "updated_at = clock_timestamp() WHERE owner = %(key)s AND latch IS DISTINCT FROM %(latch)s::jsonb",
+        {"latch": value, "hash": latch.spec_hash if latch else None, "key": key},
+    )
+
+
+async def check(connection: Connection, table: TableMapping, key: str, flags: Iterable[str]) -> None:
+    """Raises Problem(Conflict) unless the rollout owns each of these flags."""
+    names = set(flags)
+    cursor = await connection.execute(
+        "SELECT flag FROM feature_rollout.ownership "
+        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) AND owner = %s",
+        (table.schema, table.table, sorted(names), key),
+    )
+    foreign = names - {row[0] for row in await cursor.fetchall()}
+    if foreign:
+        raise Problem(CONFLICT, f"not owned by this rollout: {', '.join(sorted(foreign))}")
+
+
+async def release(connection: Connection, key: str) -> None:
+    """Give all flags of a rollout up; epoch and latch stay."""
+    await connection.execute(
+        "UPDATE feature_rollout.ownership SET owner = NULL, updated_at = clock_timestamp() WHERE owner = %s", (key,)
+    )

@@ -1,0 +1,311 @@
+"""The FlagStore of `ports` on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+import psycopg
+
+from feature_rollout import failpoints
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import Checkpoint, Claim, Commit, Lowering, Problem, Snapshot
+from feature_rollout.postgres import (
+    COLUMN_MISSING,
+    DISK_FULL,
+    LOCK_TIMEOUT,
+    PERMISSION_DENIED,
+    STORE_ERROR,
+    TABLE_MISSING,
+    WRITE_REFUSED,
+    Connection,
+    Server,
+    bounded,
+    classify,
+    connect,
+    dispose,
+    parse_uri,
+)
+from feature_rollout.store import (
+    claims,
+    commits,
+    flags,
+    inspection,
+    ledger,
+    lowering,
+    migrations,
+    ownership,
+)
+from feature_rollout.store.config import StoreConfig
+from feature_rollout.store.connections import Connections
+
+T = TypeVar("T")
+
+_INSTALL_TIMEOUT_S: Final = 60.0
+# In a lowering that goes flag by flag, each has waited a second already.
+_FLAG_LOCK_TIMEOUT_MS: Final = 200
+_OWED_MAX: Final = 1000
+_REVERT_CRASH: Final = (failpoints.BEFORE_REVERT_COMMIT, failpoints.AFTER_REVERT_COMMIT)
+_RAISE_CRASH: Final = (failpoints.BEFORE_RAISE_COMMIT, failpoints.AFTER_RAISE_COMMIT)
+
+# Problems that say nothing of the store's setup: those rows and rollouts have them, not the connection.
+_OF_ROLLOUT: Final = frozenset(
+    {
+        claims.ADOPTION_PENDING,
+        claims.ADOPTION_REQUIRED,
+        claims.LEDGER_MISSING,
+        claims.RELEASED,
+        flags.FLAG_AMBIGUOUS,
+        flags.FLAG_MISSING,
+        flags.FLAG_ROW_INVALID,
+        flags.FLAG_WRITE_ALTERED,
+        flags.PERCENTAGE_NOT_WHOLE,
+        ownership.CONFLICT,
+        LOCK_TIMEOUT,
+    }
+)
+# Problems that the checks of `prepare` explain better than a SQLSTATE can.
+_EXPLAINED: Final = frozenset({COLUMN_MISSING, PERMISSION_DENIED, TABLE_MISSING})
+# With these the flags themselves may still be lowered, when it is only the bookkeeping that has them.
+_OF_BOOKKEEPING: Final = _EXPLAINED | {DISK_FULL, STORE_ERROR, WRITE_REFUSED}
+
+
+class PostgresFlagStore:
+    """One database: its flag table and the bookkeeping beside it.
+
+    Raising uses at most two connections; lowering has connections of its own, one of
+    them kept open, so that nothing else can use them up. The constructor connects to
+    nothing; it raises Problem(ConnectionInvalid).
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self.config = config
+        writer = parse_uri(config.writer_uri, "writer")
+        self._owner = parse_uri(config.owner_uri, "owner") if config.owner_uri else None
+        self._role = writer.role
+        subject = config.table.subject(writer.role)
+        self._writers = Connections(writer, subject, limit=2, keep=2)
+        self._reverters = Connections(writer, subject, limit=4, keep=1)
+        self._preparing = asyncio.Lock()
+        self._ready = False
+        self._failure: tuple[float, Problem | None] = (0.0, None)
+        self._shape: inspection.Shape | None = None
+        self._owed: dict[str, tuple[lowering.Owed, ...]] = {}
+
+    async def prepare(self) -> None:
+        """Check that everything is there and permitted; raises Problem.
+
+        Every method but `lower` and `release` does this before its first use and after an
+        error. A flag table that does not exist yet is no problem here.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        async with self._preparing:
+            if self._ready:
+                return
+            failed_at, problem = self._failure
+            if problem is not None and failed_at >= asked_at:
+                # Somebody tried while we waited. Hundreds of rollouts must not each wait for the same silent server.
+                raise Problem(problem.reason, problem.message, stalled=problem.stalled)
+            try:
+                await self._prepare()
+            except Problem as error:
+                self._failure = (asyncio.get_running_loop().time(), error)
+                raise
+            self._ready = True
+
+    async def check(self) -> None:
+        """Do what `prepare` does, also when all was well before; raises Problem."""
+        self._ready = False
+        await self.prepare()
+
+    async def open(self, claim: Claim) -> Ledger:
+        return await self._run(lambda connection: claims.open_ledger(connection, self.config.table, claim))
+
+    async def read(self, key: str, flags: Sequence[str]) -> Snapshot:
+        return await self._run(lambda connection: self._read(connection, key, flags), read_only=True)
+
+    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
+        return await self._run(lambda connection: ledger.evidence(connection, key), read_only=True)
+
+    async def commit(self, change: Commit) -> Ledger:
+        crash = _RAISE_CRASH if change.after else None
+        return await self._run(lambda connection: self._commit(connection, change), crash=crash)
+
+    async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        if checkpoints:
+            await self._run(lambda connection: ledger.checkpoint(connection, checkpoints))
+
+    async def lower(self, change: Lowering) -> Ledger:
+        """Lower as told; Problem(RevertBlocked) and Problem(AuditDelayed) say what is left for the next call."""
+        try:
+            return await self._lower(change)
+        except Problem as problem:
+            self._ready = False
+            if problem.reason == LOCK_TIMEOUT:
+                return await self._lower_each(change)
+            if problem.reason in _OF_BOOKKEEPING:
+                return await self._lower_without_bookkeeping(change, problem)
+            raise
+
+    async def release(self, change: Lowering, uid: str) -> None:
+        try:
+            await self._release(change, uid)
+        except Problem as problem:
+            if problem.reason != TABLE_MISSING:
+                raise
+            # Rows that are gone with their table need not be lowered, and must not keep the object from its end.
+            await self._release(replace(change, targets={}), uid)
+
+    async def close(self) -> None:
+        """Close all connections. What is running ends with its transaction."""
+        await self._writers.close()
+        await self._reverters.close()
+
+    async def _prepare(self) -> None:
+        problem = await self._writers.transaction(self._check_bookkeeping)
+        if problem is not None and self._owner is not None and problem.reason != migrations.BOOKKEEPING_TOO_NEW:
+            await self._install(self._owner)
+            problem = await self._writers.transaction(self._check_bookkeeping)
+        if problem is not None:
+            raise problem
+        try:
+            self._shape = await self._writers.transaction(self._inspect)
+        except Problem as missing:
+            if missing.reason != TABLE_MISSING:
+                raise
+            self._shape = None
+        await self._reverters.warm()
+
+    async def _run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        read_only: bool = False,
+        crash: tuple[str, str] | None = None,
+    ) -> T:
+        await self.prepare()
+        try:
+            mode: Final = "REPEATABLE READ READ ONLY" if read_only else "READ COMMITTED"
+            return await self._writers.transaction(work, mode=mode, crash=crash)
+        except Problem as problem:
+            if problem.reason not in _OF_ROLLOUT:
+                self._ready = False
+            if problem.reason in _EXPLAINED:
+                await self._explain()
+            raise
+
+    async def _explain(self) -> None:
+        """Raise the Problem that the checks find, if they find one."""
+        problem = await self._writers.transaction(self._check_bookkeeping)
+        if problem is not None:
+            raise problem
+        await self._writers.transaction(self._inspect)
+
+    async def _check_bookkeeping(self, connection: Connection) -> Problem | None:
+        await inspection.check_writable(connection)
+        return await migrations.check(connection, self._role)
+
+    async def _inspect(self, connection: Connection) -> inspection.Shape:
+        return await inspection.shape(connection, self.config.table, self._role)
+
+    async def _install(self, owner: Server) -> None:
+        connection = await connect(owner)
+        try:
+            await bounded(connection, migrations.install(connection), _INSTALL_TIMEOUT_S)
+        except psycopg.Error as error:
+            subject = replace(
+                self.config.table.subject(owner.role),
+                table="feature_rollout.migration",
+                grant="the owner needs CREATE on the database, or to own the schema feature_rollout",
+            )
+            raise classify(error, subject) from None
+        finally:
+            await dispose(connection)
+
+    async def _read(self, connection: Connection, key: str, names: Sequence[str]) -> Snapshot:
+        found = await ledger.read(connection, key)
+        if found is None:
+            raise Problem(claims.LEDGER_MISSING, "the rollout has no ledger row; it is opened again", stalled=False)
+        table = self.config.table
+        rows = flags.exposures(await flags.fetch(connection, table, names, lock=False), table) if names else {}
+        return Snapshot(found, rows)
+
+    async def _commit(self, connection: Connection, change: Commit) -> Ledger:
+        if not change.before:
+            return await commits.commit(connection, self.config, change, None)
+        self._shape = self._shape or await self._inspect(connection)
+        return await commits.commit(connection, self.config, change, self._shape)
+
+    async def _lower(self, change: Lowering, lock_timeout_ms: int = 1000) -> Ledger:
+        owed = self._owed.get(change.key, ())
+        after = await self._reverters.transaction(
+            lambda connection: lowering.lower_all(connection, self.config, change, owed),
+            lock_timeout_ms=lock_timeout_ms,
+            crash=_REVERT_CRASH,
+        )
+        self._owed.pop(change.key, None)
+        return after
+
+    async def _lower_each(self, change: Lowering) -> Ledger:
+        """One transaction for the latch, then one a flag: a locked row keeps no other from being lowered."""
+        blocked: list[str] = []
+        after: Ledger | None = None
+        try:
+            after = await self._lower(replace(change, targets={}), _FLAG_LOCK_TIMEOUT_MS)
+        except Problem as problem:
+            if problem.reason != LOCK_TIMEOUT:
+                raise
+            blocked.append("the ledger row")
+        for flag in sorted(change.targets):
+            only = replace(change, targets={flag: change.targets[flag]})
+            try:
+                if after is None:
+                    await self._lower_partly(only, lowering.Extent.NO_LEDGER)
+                else:
+                    after = await self._lower(only, _FLAG_LOCK_TIMEOUT_MS)
+            except Problem as problem:
+                if problem.reason != LOCK_TIMEOUT:
+                    raise
+                blocked.append(flag)
+        if blocked or after is None:
+            message = f"locked by another session: {', '.join(blocked)}; all other flags were lowered"
+            raise Problem(lowering.REVERT_BLOCKED, message, stalled=False)
+        return after
+
+    async def _lower_without_bookkeeping(self, change: Lowering, problem: Problem) -> Ledger:
+        """The flags alone, because less exposure now is worth more than a complete record."""
+        try:
+            owed = await self._lower_partly(change, lowering.Extent.FLAGS_ONLY)
+        except Problem as error:
+            if error.reason == TABLE_MISSING:
+                # Without the table nobody has a flag from it: what is left is to keep the latch.
+                return await self._lower(replace(change, targets={}))
+            if problem.reason in _EXPLAINED:
+                await self._explain()
+            raise problem from None
+        if owed.changes:
+            self._owed[change.key] = (*self._owed.get(change.key, ()), owed)[-_OWED_MAX:]
+        message = f"exposure was lowered, its record could not be written and follows: {problem.message}"
+        raise Problem(lowering.AUDIT_DELAYED, message, stalled=False)
+
+    async def _lower_partly(self, change: Lowering, extent: lowering.Extent) -> lowering.Owed:
+        return await self._reverters.transaction(
+            lambda connection: lowering.lower_without_ledger(connection, self.config, change, extent),
+            lock_timeout_ms=_FLAG_LOCK_TIMEOUT_MS,
+            crash=_REVERT_CRASH,
+        )
+
+    async def _release(self, change: Lowering, uid: str) -> None:
+        async def work(connection: Connection) -> None:
+            found = await ledger.lock(connection, change.key)
+            if found is None or found.closed or found.ledger.uid != uid:
+                return
+            await lowering.lower_all(connection, self.config, change, self._owed.get(change.key, ()))
+            await ledger.close(connection, change.key)
+            await ledger.drop_evidence(connection, change.key)
+            await ownership.release(connection, change.key)
+
+        await self._reverters.transaction(work, crash=_REVERT_CRASH)
+        self._owed.pop(change.key, None)
