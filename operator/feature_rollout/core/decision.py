@@ -50,6 +50,11 @@ class Verb(StrEnum):
     def reverts(self) -> bool:
         return self in _REVERTS
 
+    @property
+    def acts(self) -> bool:
+        """Whether something is different after it."""
+        return self not in {Verb.WAIT, Verb.HOLD}
+
 
 _REVERTS = frozenset({Verb.DISABLE_FLAGS, Verb.REDUCE_PERCENTAGE, Verb.RESTRICT_TO_GROUPS, Verb.ROLL_BACK_DATABASE})
 
@@ -83,8 +88,9 @@ class View:
 
     @property
     def stage(self) -> Stage | None:
-        """The stage that was entered last."""
-        return None if self.ledger.stage == NOT_STARTED else self.plan.stages[self.ledger.stage]
+        """The stage that was entered last; None before the first, and when the plan has lost it."""
+        index = self.ledger.stage
+        return self.plan.stages[index] if NOT_STARTED < index < len(self.plan.stages) else None
 
     @property
     def next_stage(self) -> Stage | None:
@@ -92,9 +98,25 @@ class View:
         return self.plan.stages[index] if index < len(self.plan.stages) else None
 
     @property
-    def raised(self) -> tuple[str, ...]:
-        """The flags that this attempt has written."""
-        return tuple(self.ledger.written)
+    def is_over(self) -> bool:
+        """Whether every stage of the plan as it is now is in, baked and gated: then the guards have ended."""
+        return self.ledger.is_over(len(self.plan.stages))
+
+    @property
+    def expected(self) -> dict[str, Exposure]:
+        """The rows that nobody but the operator should have changed, as it left or found them."""
+        found = {f: self.ledger.baseline[f] for f in self.plan.flags if f in self.ledger.baseline}
+        return {**found, **self.ledger.written}
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The flags whose rows are not so."""
+        return tuple(f for f, row in self.expected.items() if f in self.rows and self.rows[f] != row)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The flags that the attempt has written and that have no row any more."""
+        return tuple(f for f in self.ledger.written if f not in self.rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class Exposure:
 
 # The target of an action that disables: the meet with it changes `enabled` and nothing else.
 DISABLED = Exposure(False, FULL)
+# Stands for a row of which nothing is known: nobody has the flag, and what a change leaves alone gives it to nobody.
+OFF = Exposure(False, NONE)
 
 
 def raises(before: Exposure, after: Exposure) -> bool:

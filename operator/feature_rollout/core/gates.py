@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
-
+from feature_rollout.core.gauge import median
 from feature_rollout.core.plan import Gate, MetricType, Plan
 from feature_rollout.core.progress import Progress
 
@@ -13,7 +12,9 @@ def unmet(gate: Gate, plan: Plan, progress: Progress) -> tuple[str, ...]:
 
     A Ratio is read on the stage's cumulated counts, a Gauge on the median of its looks.
     """
-    metric, measured = plan.metrics[gate.metric], progress.of(gate.metric)
+    metric, measured = plan.metrics.get(gate.metric), progress.of(gate.metric)
+    if metric is None:
+        return (f"{gate.metric} is not bound",)
     blocker = gate.blocker or metric.blocker
     if blocker:
         return (blocker,)

@@ -149,7 +149,7 @@ def _block_closed(run: GaugeRun, rule: GaugeRule) -> GaugeRun:
     run = replace(run, block_start=None, block_values=())
     if len(values) < BLOCK_LOOKS_MIN:
         return run
-    value = _median(values)
+    value = median(values)
     return replace(
         run,
         far_blocks=run.far_blocks + 1 if rule.is_past(value, FAR_FACTOR) else 0,
@@ -157,7 +157,7 @@ def _block_closed(run: GaugeRun, rule: GaugeRule) -> GaugeRun:
     )
 
 
-def _median(values: tuple[float, ...]) -> float:
+def median(values: tuple[float, ...]) -> float:
     # Not `statistics.median`: that module imports `random`, which the core is free of.
     ordered = sorted(values)
     middle = len(ordered) // 2

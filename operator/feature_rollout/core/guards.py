@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from feature_rollout.core.evidence import Evidence
-from feature_rollout.core.exposure import DISABLED, Exposure
+from feature_rollout.core.exposure import DISABLED, FULL, Exposure
 from feature_rollout.core.gauge import GaugeRun
 from feature_rollout.core.looks import stale_after
-from feature_rollout.core.plan import Action, ActionType, Clause, Metric, MetricType, Plan, Row, Target
-from feature_rollout.core.progress import Progress, gauge_rule, test_of
-from feature_rollout.core.state import Breach
+from feature_rollout.core.plan import Action, ActionType, Clause, Metric, MetricType, Plan, Row, Target, format_duration
+from feature_rollout.core.progress import Progress
+from feature_rollout.core.state import Breach, Ledger
 
 
 class GuardState(StrEnum):
@@ -21,6 +21,7 @@ class GuardState(StrEnum):
     PAST_LIMIT = "PastLimit"  # the newest look is past the limit, which proves nothing yet
     HOLDING = "Holding"  # enough evidence to stop advancing
     BREACHED = "Breached"  # conclusive
+    UNSEEN = "Unseen"  # not looked at yet in this attempt
     NO_DATA = "NoData"
     BLIND = "Blind"
 
@@ -59,7 +60,9 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
     blind = _blindness(metric, progress, now)
     if blind:
         return replace(guard, state=GuardState.BLIND, note=blind)
-    if latest is not None and not latest.is_measured:
+    if latest is None:
+        return replace(guard, state=GuardState.UNSEEN, note=f"the first look at {metric.name}")
+    if not latest.is_measured:
         return replace(guard, state=GuardState.NO_DATA, note=f"{metric.name} had no data in its newest window")
     return guard
 
@@ -68,21 +71,17 @@ def _judged(guard: Guard, plan: Plan, progress: Progress, now: datetime) -> Guar
     """The guard's state by its evidence alone, with the onset of the run past the limit, and ln E."""
     row, clause, metric = guard.row, guard.clause, plan.metrics[guard.clause.metric]
     if metric.type is MetricType.GAUGE:
-        run = progress.gauges.get(clause.key, GaugeRun())
-        breached, holding = run.breached(gauge_rule(metric, clause)), False
-        guard = replace(guard, onset_at=run.past_limit)
+        guard = replace(guard, onset_at=progress.gauges.get(clause.key, GaugeRun()).past_limit)
     else:
-        evidence, test = progress.evidence.get(clause.key, Evidence()), test_of(plan, row, clause)
-        breached = evidence.conclusive(test) or evidence.overdue(test, row.respond_within, now)
-        holding = evidence.holds
+        evidence = progress.evidence.get(clause.key, Evidence())
         guard = replace(
             guard,
             onset_at=evidence.run.onset if evidence.run else None,
             log_evidence=evidence.log_value if evidence.value > 0 else None,
         )
-    if breached:
+    if progress.is_breached(plan, row, clause, now):
         return replace(guard, state=GuardState.BREACHED)
-    if holding:
+    if progress.holds(plan, row, clause, now):
         return replace(guard, state=GuardState.HOLDING)
     return replace(guard, state=GuardState.PAST_LIMIT) if guard.onset_at else guard
 
@@ -94,7 +93,7 @@ def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
         return f"{metric.name}: {measured.latest.error}"
     since = max((t for t in (measured.looked_until, progress.stage_from) if t is not None), default=None)
     if since is not None and now - since > stale_after(metric):
-        return f"{metric.name} was not looked at for longer than {_seconds(stale_after(metric))} s"
+        return f"{metric.name} was not looked at for longer than {format_duration(stale_after(metric))}"
     return ""
 
 
@@ -122,29 +121,25 @@ def worst(guards: Iterable[Guard]) -> Guard | None:
     )
 
 
-def targets(
-    action: Action, plan: Plan, stage: int, baseline: Mapping[str, Exposure], raised: Iterable[str]
-) -> dict[str, Exposure]:
+def targets(action: Action, plan: Plan, ledger: Ledger) -> dict[str, Exposure]:
     """What each flag is lowered to: it is written as the meet of the row and this.
 
-    `raised` are the flags that the attempt has written; flags that an action names and
-    that were not raised are left alone.
+    All flags that the attempt has raised, or those that the action names; a named flag
+    that the attempt has not written is left alone.
     """
-    flags = [flag for flag in raised if action.flags is None or flag in action.flags]
-    return {flag: _target(action, plan, stage, baseline, flag) for flag in flags}
+    flags = ledger.raised if action.flags is None else [f for f in ledger.written if f in action.flags]
+    return {flag: _target(action, plan, ledger, flag) for flag in flags}
 
 
-def _target(action: Action, plan: Plan, stage: int, baseline: Mapping[str, Exposure], flag: str) -> Exposure:
-    full = Exposure(True, DISABLED.percentage)
+def _target(action: Action, plan: Plan, ledger: Ledger, flag: str) -> Exposure:
     if action.type is ActionType.RESTRICT_TO_GROUPS and action.groups:
-        return Exposure(True, full.percentage, action.groups)
+        return Exposure(True, FULL, action.groups)
     if action.type is not ActionType.REDUCE_PERCENTAGE:
         return DISABLED
     if action.percentage is not None:
         return Exposure(True, action.percentage)
-    index = plan.previous_flag_stage(stage) if action.to is Target.PREVIOUS_STAGE else -1
-    return plan.exposure_after(index, baseline).get(flag, DISABLED)
-
-
-def _seconds(duration: timedelta) -> int:
-    return round(duration.total_seconds())
+    index = -1
+    if action.to is Target.PREVIOUS_STAGE:
+        # Stages that were edited since they were entered do not say what the rows were in them.
+        index = min(plan.previous_flag_stage(ledger.stage), plan.unchanged(ledger.executed) - 1)
+    return plan.exposure_after(index, ledger.baseline).get(flag, DISABLED)

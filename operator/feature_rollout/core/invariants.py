@@ -7,12 +7,16 @@ those of the invariants page of the documentation.
 from __future__ import annotations
 
 from feature_rollout.core.decision import Decision, Verb, View
-from feature_rollout.core.exposure import raises
+from feature_rollout.core.exposure import OFF, raises
+from feature_rollout.core.gates import unmet
+from feature_rollout.core.guards import GuardState
+from feature_rollout.core.state import Ledger
 
 S1_CEILING = "S1"
 S2_LATCH = "S2"
 S4_PEOPLE_WIN = "S4"
 S8_FRAME = "S8"
+S9_EVIDENCE = "S9"
 S10_DWELL = "S10"
 S11_STEP = "S11"
 S20_DORMANT = "S20"
@@ -20,34 +24,47 @@ S20_DORMANT = "S20"
 
 def violations(view: View, decision: Decision) -> tuple[str, ...]:
     """The ids of the invariants that the decision would break, in order; nothing for a good one."""
-    if decision.verb is not Verb.ADVANCE or decision.ledger is None:
-        return (S11_STEP,) if decision.after else ()
+    if decision.verb is Verb.ADVANCE and decision.ledger is not None:
+        return _of_advance(view, decision, decision.ledger)
     found = []
-    if any(_is_past_ceiling(view, decision, flag) for flag in decision.after):
+    if decision.verb is Verb.REARM and view.ledger.latch and view.ledger.latch.spec_hash == view.plan.spec_hash:
+        found.append(S2_LATCH)
+    if any(flag not in view.ledger.written for flag in decision.targets):
+        found.append(S8_FRAME)
+    if decision.after or (decision.ledger is not None and decision.ledger.stage > view.ledger.stage):
+        found.append(S11_STEP)
+    return tuple(found)
+
+
+def _of_advance(view: View, decision: Decision, ledger: Ledger) -> tuple[str, ...]:
+    stage, coming = view.stage, view.next_stage
+    found = []
+    if any(_is_past_ceiling(view, ledger, flag, decision) for flag in decision.after):
         found.append(S1_CEILING)
-    if view.ledger.latch is not None:
+    if view.ledger.latch is not None or ledger.latch is not None:
         found.append(S2_LATCH)
     if any(view.rows.get(flag) != row for flag, row in view.ledger.written.items()):
         found.append(S4_PEOPLE_WIN)
-    stage = view.next_stage
-    if stage is None or set(decision.after) != set(stage.flags):
+    if coming is None or set(decision.after) != set(coming.flags) or set(decision.before) != set(coming.flags):
         found.append(S8_FRAME)
-    if view.stage is not None and view.progress.baked < view.stage.bake:
+    doubtful = {GuardState.BLIND, GuardState.UNSEEN, GuardState.HOLDING, GuardState.BREACHED}
+    gates = stage.gates if stage else ()
+    if any(g.state in doubtful for g in view.guards) or any(unmet(gate, view.plan, view.progress) for gate in gates):
+        found.append(S9_EVIDENCE)
+    if stage is not None and view.progress.baked < stage.bake:
         found.append(S10_DWELL)
-    if decision.ledger.stage != view.ledger.stage + 1:
+    if ledger.stage != view.ledger.stage + 1:
         found.append(S11_STEP)
     if view.suspended or view.trouble is not None:
         found.append(S20_DORMANT)
     return tuple(found)
 
 
-def _is_past_ceiling(view: View, decision: Decision, flag: str) -> bool:
+def _is_past_ceiling(view: View, ledger: Ledger, flag: str, decision: Decision) -> bool:
     """Whether a flag would be within neither its baseline nor its exposure in a stage entered so far."""
-    assert decision.ledger is not None  # noqa: S101 - the caller has looked, and the type checker wants it said
-    baseline = decision.ledger.baseline
-    allowed = [baseline[flag]]
-    rows = dict(baseline)
-    for stage in view.plan.stages[: decision.ledger.stage + 1]:
+    rows = dict(ledger.baseline)
+    allowed = [rows.get(flag, OFF)]
+    for stage in view.plan.stages[: ledger.stage + 1]:
         rows = stage.applied_to(rows)
-        allowed.append(rows[flag])
+        allowed.append(rows.get(flag, OFF))
     return all(raises(ceiling, decision.after[flag]) for ceiling in allowed)

@@ -6,8 +6,9 @@ disjoint, the same for every rollout that asks, and the same after a restart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -56,6 +57,17 @@ class Look:
         if self.events is not None and self.units:
             return self.events / self.units
         return self.value
+
+    def checked(self) -> Look:
+        """This look, or an error in its place when its numbers are none that could be judged."""
+        numbers = [number for number in (self.events, self.units, self.value) if number is not None]
+        if not all(map(math.isfinite, numbers)):
+            what = "a number that is not finite"
+        elif min(self.events or 0, self.units or 0) < 0:
+            what = "a negative count"
+        else:
+            return self
+        return replace(self, events=None, units=None, value=None, error=f"the source gave {what}")
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from feature_rollout.core.exposure import Exposure, FlagChange
+from feature_rollout.core.exposure import OFF, Exposure, FlagChange
 
 
 class Severity(IntEnum):
@@ -151,7 +151,7 @@ class Stage:
         after = dict(rows)
         for entry in self.entries:
             for name in entry.names:
-                after[name] = entry.change.applied_to(after[name])
+                after[name] = entry.change.applied_to(after.get(name, OFF))
         return after
 
 
@@ -264,8 +264,30 @@ class Plan:
 
     def previous_flag_stage(self, stage: int) -> int:
         """The index of the stage before the newest one that wrote flags, or -1."""
-        newest = max((i for i in range(stage + 1) if self.stages[i].entries), default=-1)
-        return max((i for i in range(newest) if self.stages[i].entries), default=-1)
+        wrote = [i for i, entered in enumerate(self.stages[: stage + 1]) if entered.entries]
+        return wrote[-2] if len(wrote) > 1 else -1
+
+    def unchanged(self, executed: Sequence[str]) -> int:
+        """How many of the stages that were entered, from the first on, are still as they were then."""
+        pairs = enumerate(zip(self.stages, executed, strict=False))
+        return next((i for i, (stage, digest) in pairs if stage.digest != digest), min(len(self.stages), len(executed)))
+
+    @property
+    def gated_metrics(self) -> frozenset[str]:
+        return frozenset(gate.metric for stage in self.stages for gate in stage.gates)
+
+
+def format_duration(duration: timedelta) -> str:
+    """As in a manifest: `2d`, `1h30m`, `45s`, `0.5s`."""
+    seconds = duration.total_seconds()
+    parts = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        count, seconds = divmod(seconds, length)
+        if count:
+            parts.append(f"{count:.0f}{unit}")
+    if seconds or not parts:
+        parts.append(f"{seconds:g}s")
+    return "".join(parts)
 
 
 def digest(value: object) -> str:

@@ -21,6 +21,8 @@ from feature_rollout.core.state import Ledger
 CATCH_UP_WINDOWS = 10
 # A gate on a Gauge is the median of at most so many of the stage's newest looks (three days of 30 s looks).
 STAGE_VALUES_MAX = 8640
+# Healthy spans that may wait for a guard that is not looked at; more are forgotten, which only makes the bake longer.
+SPANS_MAX = 100
 # Without any guard, bake is the time between reconciles; more than this between two of them was not observed.
 UNGUARDED_STEP_MAX = timedelta(minutes=1)
 
@@ -36,22 +38,21 @@ class MetricProgress:
     values: tuple[float, ...] = ()
     healthy: tuple[Window, ...] = ()
 
-    def observed(self, look: Look, *, healthy: bool) -> MetricProgress:
+    def observed(self, look: Look, *, healthy: bool, keep_value: bool) -> MetricProgress:
         spans = self.healthy
         if healthy:
             joins = bool(spans) and spans[-1].end == look.window.start
             spans = (*spans[:-1], Window(spans[-1].start, look.window.end)) if joins else (*spans, look.window)
-        values = self.values
-        if look.is_measured and look.value is not None:
+        values, measured = self.values, look.is_measured
+        if keep_value and measured and look.value is not None:
             values = (*values, look.value)[-STAGE_VALUES_MAX:]
-        measured = look.is_measured
         return MetricProgress(
             looked_until=look.window.end,
             latest=look,
             events=self.events + (look.events or 0.0) if measured else self.events,
             units=self.units + (look.units or 0.0) if measured else self.units,
             values=values,
-            healthy=spans,
+            healthy=spans[-SPANS_MAX:],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,17 +118,20 @@ class Progress:
 
         `counting` is false while the bake must not go on: paused, suspended or reverted.
         """
-        before = self.of(look.metric)
+        look, before = look.checked(), self.of(look.metric)
+        if look.metric not in plan.metrics:
+            return self
         if before.looked_until is not None and look.window.start < before.looked_until:
             return self
         if self.stage_from is not None and look.window.start < self.stage_from:
             return self
         after = self._judged(plan, look) if self.watching else self
+        guards = [(row, clause) for row, clause in plan.guards() if clause.metric == look.metric]
         seen = look.is_measured or (look.error is None and on_no_traffic is OnNoTraffic.COUNT)
-        held = any(after.holds(clause) for _, clause in plan.guards() if clause.metric == look.metric)
-        healthy = counting and seen and not held and self.stage_from is not None
-        metrics = {**after.metrics, look.metric: before.observed(look, healthy=healthy)}
-        return _with_bake(replace(after, metrics=metrics), plan)
+        held = any(after.holds(plan, row, clause, look.window.end) for row, clause in guards)
+        healthy = bool(guards) and counting and seen and not held and self.stage_from is not None
+        measured = before.observed(look, healthy=healthy, keep_value=look.metric in plan.gated_metrics)
+        return _with_bake(replace(after, metrics={**after.metrics, look.metric: measured}), plan)
 
     def elapsed(self, plan: Plan, now: datetime, *, counting: bool) -> Progress:
         """Time went by in a plan without any guard to look at: that is its bake."""
@@ -136,10 +140,19 @@ class Progress:
         step = min(now - self.baked_until, UNGUARDED_STEP_MAX)
         return replace(self, baked=self.baked + step if counting else self.baked, baked_until=now)
 
-    def holds(self, clause: Clause) -> bool:
+    def is_breached(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:
+        """Whether the clause is conclusively past its limit."""
+        metric = plan.metrics[clause.metric]
+        if clause.blocker is not None or metric.blocker is not None:
+            return False
+        if metric.type is MetricType.GAUGE:
+            return self.gauges.get(clause.key, GaugeRun()).breached(gauge_rule(metric, clause))
+        evidence, test = self.evidence.get(clause.key, Evidence()), test_of(plan, row, clause)
+        return evidence.conclusive(test) or evidence.overdue(test, row.respond_within, at)
+
+    def holds(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:
         """Whether this clause alone keeps the rollout from advancing."""
-        evidence = self.evidence.get(clause.key)
-        return evidence is not None and evidence.holds
+        return self.evidence.get(clause.key, Evidence()).holds or self.is_breached(plan, row, clause, at)
 
     def due_window(self, metric: Metric, now: datetime) -> Window:
         """The next window to look at. It is due once `looks.known_at` is past."""
@@ -163,9 +176,7 @@ class Progress:
         return replace(Evidence(), observed_s=max(e.observed_s for e in others), raises=max(e.raises for e in others))
 
     def _judged(self, plan: Plan, look: Look) -> Progress:
-        metric = plan.metrics.get(look.metric)
-        if metric is None:
-            return self
+        metric = plan.metrics[look.metric]
         evidence, gauges = dict(self.evidence), dict(self.gauges)
         for row, clause in plan.guards():
             if clause.metric != look.metric or clause.blocker is not None:
@@ -175,7 +186,8 @@ class Progress:
                 run = gauges.get(clause.key, GaugeRun())
                 gauges[clause.key] = run.looked(gauge_rule(metric, clause), value, look.window.start, look.window.end)
             elif look.is_measured and look.events is not None and look.units:
-                events = look.events if clause.sense is Sense.ABOVE else look.units - look.events
+                # More events than units (Prometheus extrapolates) must not make a negative complement.
+                events = look.events if clause.sense is Sense.ABOVE else max(look.units - look.events, 0.0)
                 test = test_of(plan, row, clause)
                 evidence[clause.key] = self._evidence(clause).looked(test, events, look.units, look.window.start)
         return replace(self, evidence=evidence, gauges=gauges)
@@ -222,22 +234,24 @@ def _with_bake(progress: Progress, plan: Plan) -> Progress:
     return replace(progress, baked=progress.baked + healthy, baked_until=until, metrics=metrics)
 
 
-def aligned(progress: Progress | None, plan: Plan, ledger: Ledger) -> Progress:
+def aligned(progress: Progress | None, plan: Plan, ledger: Ledger, now: datetime) -> Progress:
     """The progress that belongs to the ledger's stage, from what was last measured in this attempt.
 
     The ledger is the truth: a stage that it has entered and that `progress` does not know
-    of (the process died between the two) starts now. Without any progress, what the
-    ledger row says was baked is kept, and nothing else.
+    of (the process died between the two) starts then. Without any progress, what the
+    ledger row says was baked is kept, and no time before `now` is counted again.
     """
     if ledger.entered_at is None:
-        return progress or Progress()
+        is_earlier = progress is None or progress.stage_from is not None
+        return Progress(watching=bool(ledger.raised)) if progress is None or is_earlier else progress
     if progress is None:
-        watching = ledger.has_raised
+        watching = bool(ledger.raised) or any(stage.entries for stage in plan.stages[: ledger.stage + 1])
         fresh = Progress().entered(plan, ledger.entered_at, raised=watching)
-        return replace(fresh, baked=ledger.baked)
+        return replace(fresh, baked=ledger.baked, baked_until=max(ledger.entered_at, now))
     if progress.stage_from == ledger.entered_at:
         return progress
-    return progress.entered(plan, ledger.entered_at, raised=bool(plan.stages[ledger.stage].entries))
+    wrote = any(stage.entries for stage in plan.stages[ledger.stage : ledger.stage + 1])
+    return replace(progress.entered(plan, ledger.entered_at, raised=wrote), baked=ledger.baked)
 
 
 def overlap(spans: Iterable[tuple[Window, ...]], within: Window) -> timedelta:

@@ -14,8 +14,10 @@ COMPLETED = "Completed"
 SUSPENDED = "Suspended"
 HOLD_AT = "HoldAt"
 RELEASED = "Released"
+ABANDONED = "Abandoned"
 
 # Why it does not advance.
+AWAITING_LOOK = "AwaitingLook"
 EVIDENCE_AGAINST = "EvidenceAgainst"
 HOLD_ACTION = "HoldAction"
 GUARDS_BLIND = "GuardsBlind"
@@ -38,6 +40,7 @@ ALL_FIELDS_IN_EFFECT = "AllFieldsInEffect"
 
 # What a person must mend.
 INVALID_PLAN = "InvalidPlan"
+LEDGER_MISSING = "LedgerMissing"
 STORE_NOT_FOUND = "StoreNotFound"
 SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
 READER_MISSING = "ReaderMissing"
@@ -49,8 +52,10 @@ DESCRIPTIONS: dict[str, str] = {
     GATE_NOT_PASSED: "The bake is over and a gate is not passed; the rollout holds until it is.",
     COMPLETED: "Every stage is in, baked and gated; the guards have ended.",
     SUSPENDED: "`spec.suspend` is true: nothing is raised, guards may still lower.",
-    HOLD_AT: "The stage that `spec.holdAt` names is reached.",
+    HOLD_AT: "The stage that `spec.holdAt` names is reached or passed.",
     RELEASED: "The rollout was deleted: rows are what `onDelete` says, and ownership is given up.",
+    ABANDONED: "The rollout was deleted with the abandon annotation: the database was not touched.",
+    AWAITING_LOOK: "A guard has not been looked at yet in this attempt; nothing is raised before.",
     EVIDENCE_AGAINST: "A guard has evidence of 20 or more: no proof of a breach, but too much to go on.",
     HOLD_ACTION: "A row whose action is Hold is breached.",
     GUARDS_BLIND: "A guard cannot be evaluated; nothing is raised and nothing is reverted.",
@@ -69,7 +74,51 @@ DESCRIPTIONS: dict[str, str] = {
     GUARDS_WATCHING: "Every guard can be evaluated.",
     ALL_FIELDS_IN_EFFECT: "Every field of the plan has an effect in this version.",
     INVALID_PLAN: "The plan contradicts itself or what it refers to.",
+    LEDGER_MISSING: "The rollout has no row in the ledger; it is opened again.",
     STORE_NOT_FOUND: "`spec.storeRef` names no FlagStore of this namespace.",
     SECRET_NOT_FOUND: "A Secret, or a key in it, does not exist.",
     READER_MISSING: "A SQL metric is bound and the FlagStore names no reader.",
+    # From here on: said by the API, the store and the shell, whose constants stand beside what says them.
+    "MatrixNotFound": "`spec.matrixRef` names no RollbackMatrix of this namespace.",
+    "TemplateNotFound": "A `templateRef` names no MetricTemplate of this namespace.",
+    "MetricUnbound": "A clause or a gate names a metric that the rollout does not bind: a guard that would never fire.",
+    "LimitMismatch": "A limit does not fit its metric: a Ratio wants a percentage, a Gauge a plain number.",
+    "GaugeTooSlow": "A Gauge is in a row whose deadline is too short to judge it.",
+    "IncreaseTooSmall": "A relative increase is so small that healthy days differ by more.",
+    "DuplicateClause": "A row has the same clause twice.",
+    "SettleTooLong": "A row's `settle` is longer than a revert may be kept waiting.",
+    "FlagUnknown": "A row acts on a flag that no stage names.",
+    "TooManyFlags": "The plan names more flags than one rollout may have.",
+    "ArgumentMissing": "A template's argument has no value.",
+    "ArgumentUnknown": "A value is given for an argument that the template does not have.",
+    "ConnectionInvalid": "A connection string cannot be used.",
+    "StoreUnreachable": "The database server does not answer.",
+    "StoreBusy": "Every connection to the database is in use.",
+    "StoreError": "The database refused what was asked; the SQLSTATE says why.",
+    "AuthenticationFailed": "The database server refuses the role or its password.",
+    "DatabaseMissing": "The database does not exist.",
+    "TooManyConnections": "The database server has no connection left.",
+    "PermissionDenied": "The role may not do what it has to; the message has the missing GRANT.",
+    "TableMissing": "The flag table does not exist.",
+    "ColumnMissing": "A mapped column does not exist in the flag table.",
+    "ColumnType": "A mapped column has a type that cannot hold what it should.",
+    "DiskFull": "The database server has no room left.",
+    "LockTimeout": "Another session holds a lock for too long.",
+    "ReadOnly": "The server or the role is read-only.",
+    "WriteRefused": "A constraint, trigger or policy refused the write.",
+    "FlagAmbiguous": "A flag has more than one row.",
+    "FlagRowInvalid": "A flag's row means nothing: a NULL, or a percentage out of range.",
+    "FlagWriteAltered": "A trigger, policy or type made something else of a write; it was undone.",
+    "PercentageNotWhole": "A percentage has more decimal places than its column.",
+    "Conflict": "Another rollout owns a flag; nothing was written.",
+    "AdoptionPending": "An earlier object of the same name may still be served; it is taken over when it is silent.",
+    "AdoptionRequired": "An earlier rollout of the same name, with another plan, was never ended.",
+    "ReleasedByHand": "A person gave a rollout's flags up with `featurerollout store release`.",
+    "WriterActive": "A rollout that is to be released by hand is still being served.",
+    "RevertBlocked": "Rows that must be lowered are locked by another session; all others were lowered.",
+    "AuditDelayed": "Exposure was lowered, and its record follows when the database has room for it.",
+    "BookkeepingMissing": "The schema `feature_rollout` is not installed, or not whole.",
+    "BookkeepingTooNew": "The schema `feature_rollout` is of a newer version of the operator.",
+    "ApiServerUnavailable": "The API server does not answer; nothing is raised meanwhile.",
+    "ApiServerForbidden": "RBAC or an admission policy keeps the operator from what it must do.",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from feature_rollout.core.exposure import Exposure
+from feature_rollout.core.exposure import OFF, Exposure, raises
 from feature_rollout.core.plan import Severity
 
 NOT_STARTED = -1
@@ -119,6 +119,13 @@ class Ledger:
     completed_at: datetime | None = None
 
     @property
-    def has_raised(self) -> bool:
-        """Whether this attempt has written any flag."""
-        return bool(self.written)
+    def raised(self) -> tuple[str, ...]:
+        """The flags that somebody has because of this rollout: left above what they were before it.
+
+        A flag that a stage lowered, or that a revert took back to its baseline, is not among them.
+        """
+        return tuple(f for f, row in self.written.items() if raises(self.baseline.get(f, OFF), row))
+
+    def is_over(self, stages: int) -> bool:
+        """Whether a plan of so many stages is done. One that has grown since it was completed is not."""
+        return self.completed_at is not None and self.stage + 1 >= stages

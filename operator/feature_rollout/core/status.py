@@ -2,25 +2,44 @@
 
 JSON as it stands in the object. Messages hold no live numbers, so that a healthy look
 changes nothing in it but `metrics`, which alone is no reason to write.
+
+| phase | Ready | Stalled | when |
+|---|---|---|---|
+| Pending | False, and Reconciling | False | for seconds: the first looks, a new attempt |
+| Preflight | False | True | the plan has a preflight, which this version cannot do |
+| Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |
+| Held | True; False when guards are blind | only for PlanChanged, NotInEffect | something keeps it from advancing |
+| Paused | True; False when a row was changed by hand | False | suspended, or a person has changed a row |
+| RolledBack | False | True | a revert was made and stays |
+| Completed | True | False | every stage is in |
+| Stalled | False | True | a person must mend something |
+
+AwaitingApproval, AwaitingWindow, Migrating and Terminating are for what this version does not do.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import Exposure, format_percentage
-from feature_rollout.core.guards import Guard, GuardState
+from feature_rollout.core.guards import GuardState
 from feature_rollout.core.looks import Verdict
 from feature_rollout.core.plan import Metric
 from feature_rollout.core.progress import verdict
 
 HISTORY_MAX = 10
-# Verbs after which something is different, which people want to find in the history.
-TRANSITIONS = frozenset({Verb.ADVANCE, Verb.COMPLETE, Verb.REARM, Verb.RELEASE, *(v for v in Verb if v.reverts)})
+SIZE_MAX_BYTES = 32 * 1024
+# How long a message may be; and if the status is too long with that, how long each has to be instead.
+_TEXT_MAX = 1024
+_TEXT_WHEN_FULL = (256, 96, 48)
+_WAITING_MAX = 16
+_GROUPS_MAX = 16
+_COLUMN_MAX = 64
 
 
 def picture(
@@ -44,7 +63,7 @@ def picture(
         "summary": _summary(view, decision),
         "conditions": with_transition_times(_conditions(view, decision, generation), previous, view.now),
     }
-    return {key: value for key, value in status.items() if value is not None}
+    return fitted({key: value for key, value in status.items() if value is not None})
 
 
 def trouble_picture(decision: Decision, previous: Mapping[str, Any], generation: int, now: datetime) -> dict[str, Any]:
@@ -55,15 +74,18 @@ def trouble_picture(decision: Decision, previous: Mapping[str, Any], generation:
         ("Ready", "False", decision.reason, decision.message),
         ("Reconciling", "False" if decision.stalled else "True", decision.reason, decision.message),
         ("Stalled", stalled, decision.reason, decision.message),
+        ("GuardsHealthy", "Unknown", decision.reason, decision.message),
+        ("FlagsInSync", "Unknown", decision.reason, decision.message),
     ]
-    kept = [dict(c) for c in previous.get("conditions", []) if c["type"] in {"Completed", "RolledBack"}]
-    return status | {
+    kept = [dict(c) for c in previous.get("conditions", []) if c.get("type") in {"Completed", "RolledBack"}]
+    drawn = {
         "observedGeneration": generation,
         "phase": str(decision.phase),
         "next": {"action": "Wait", "waitingFor": [decision.message[:_TEXT_MAX]]},
         "summary": {**previous.get("summary", {}), "health": "Unknown", "next": decision.reason},
         "conditions": with_transition_times([*_typed(conditions, generation), *kept], previous, now),
     }
+    return fitted(status | drawn)
 
 
 def differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -72,34 +94,64 @@ def differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def exposure_json(row: Exposure) -> dict[str, Any]:
-    percentage = float(row.percentage)
+    percentage, groups = float(row.percentage), sorted(row.groups)
+    if len(groups) > _GROUPS_MAX:
+        groups = [*groups[:_GROUPS_MAX], f"and {len(groups) - _GROUPS_MAX} more"]
     return {
         "enabled": row.enabled,
         "percentage": int(percentage) if percentage.is_integer() else percentage,
-        "groups": sorted(row.groups),
+        "groups": groups,
     }
+
+
+def fitted(status: dict[str, Any]) -> dict[str, Any]:
+    """The status in at most 32 KiB: long texts are cut first, then history, metrics and flags are left out."""
+    for longest in _TEXT_WHEN_FULL:
+        if size_bytes(status) <= SIZE_MAX_BYTES:
+            return status
+        status = {key: value if key in _KEPT_WHOLE else _cut(value, longest) for key, value in status.items()}
+    for key, kept in (("history", 3), ("metrics", 16), ("exposure", 30), ("metrics", 0), ("exposure", 0)):
+        if size_bytes(status) > SIZE_MAX_BYTES:
+            entries = status.get(key, [])
+            status = {**status, key: entries[max(len(entries) - kept, 0) :] if key == "history" else entries[:kept]}
+    return status
+
+
+def size_bytes(status: Mapping[str, Any]) -> int:
+    return len(json.dumps(status, separators=(",", ":")).encode())
+
+
+_KEPT_WHOLE = frozenset({"planHash", "phase", "stage", "observedGeneration", "attempt"})
+# Cut, these would be the names of something else.
+_NAMES = frozenset({"flag", "name", "metric", "type", "status", "reason", "lastTransitionTime"})
+
+
+def _cut(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else value[: longest - 1] + "…"
+    if isinstance(value, Mapping):
+        return {k: v if k in _NAMES else _cut(v, longest) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_cut(v, longest) for v in value]
+    return value
 
 
 def with_transition_times(
     conditions: Sequence[dict[str, Any]], previous: Mapping[str, Any], now: datetime
 ) -> list[dict[str, Any]]:
     """Each condition with the time at which its status became what it is."""
-    before = {c["type"]: c for c in previous.get("conditions", [])}
-    timed = []
-    for condition in conditions:
-        old = before.get(condition["type"])
-        same = old is not None and old["status"] == condition["status"]
-        at = old["lastTransitionTime"] if old is not None and same else kube_time(now)
-        timed.append({**condition, "lastTransitionTime": at})
-    return timed
+    before = {(c.get("type"), c.get("status")): c.get("lastTransitionTime") for c in previous.get("conditions", [])}
+    return [
+        {**condition, "lastTransitionTime": before.get((condition["type"], condition["status"])) or kube_time(now)}
+        for condition in conditions
+    ]
 
 
 def kube_time(at: datetime) -> str:
     """RFC 3339 in whole seconds, as metav1.Time writes it."""
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-_TEXT_MAX = 1024
 _LIVE = {"metrics"}
 
 
@@ -120,7 +172,7 @@ def _stage(view: View) -> dict[str, Any] | None:
     if ledger.entered_at is not None:
         picture["since"] = kube_time(ledger.entered_at)
     remaining = stage.bake - view.progress.baked
-    if remaining.total_seconds() > 0 and ledger.latch is None and ledger.completed_at is None:
+    if remaining.total_seconds() > 0 and ledger.latch is None and not view.is_over:
         picture["bakeEndsAt"] = kube_time(view.now + remaining)
     return picture
 
@@ -141,10 +193,10 @@ def _metric(view: View, metric: Metric) -> dict[str, Any]:
     if worst is not None:
         picture["limit"] = str(worst.clause)
         if worst.log_evidence is not None:
-            picture["evidence"] = f"{worst.log_evidence:.3f}"
+            picture["evidence"] = round(worst.log_evidence, 3)
     blocker = metric.blocker or next((guard.clause.blocker for guard in guards if guard.clause.blocker), None)
     if blocker is not None:
-        picture |= {"verdict": str(Verdict.ERROR), "message": blocker}
+        picture |= {"verdict": str(Verdict.ERROR), "message": blocker[:_TEXT_MAX]}
     return picture
 
 
@@ -155,9 +207,9 @@ def _next(view: View, decision: Decision) -> dict[str, Any] | None:
     following = f"Advance to {stage.name}" if stage is not None else "Complete"
     picture: dict[str, Any] = {"action": following if decision.phase is not Phase.ROLLED_BACK else "Hold"}
     if decision.phase is Phase.BAKING and view.stage is not None:
-        picture["at"] = kube_time(view.now + max(view.stage.bake - view.progress.baked, view.stage.bake * 0))
+        picture["at"] = kube_time(view.now + max(view.stage.bake - view.progress.baked, timedelta(0)))
     waiting = [words[:_TEXT_MAX] for words in decision.waiting_for] or [decision.message[:_TEXT_MAX]]
-    return picture | {"waitingFor": waiting[:16]}
+    return picture | {"waitingFor": waiting[:_WAITING_MAX]}
 
 
 def _rollback(view: View) -> dict[str, Any] | None:
@@ -179,8 +231,9 @@ def _rollback(view: View) -> dict[str, Any] | None:
 
 
 def _history(view: View, decision: Decision, previous: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The last transitions, oldest first."""
     entries = list(previous.get("history", []))
-    if decision.verb in TRANSITIONS:
+    if decision.verb.acts:
         entries.append(
             {
                 "at": kube_time(view.now),
@@ -196,15 +249,12 @@ def _history(view: View, decision: Decision, previous: Mapping[str, Any]) -> lis
 def _summary(view: View, decision: Decision) -> dict[str, Any]:
     """Short strings for the columns of `kubectl get`."""
     stage = f"{view.ledger.stage + 1}/{len(view.plan.stages)} {view.stage.name}" if view.stage else "-"
+    baking = decision.phase is Phase.BAKING
     return {
         "stage": stage,
-        "exposure": _exposure_summary([view.rows[f] for f in view.raised if f in view.rows]),
+        "exposure": _exposure_summary([view.rows[f] for f in view.ledger.written if f in view.rows])[:_COLUMN_MAX],
         "health": _health(view),
-        "next": str(decision.phase)
-        if decision.phase is not Phase.BAKING
-        else f"{decision.reason} {view.stage.name}"
-        if view.stage
-        else decision.reason,
+        "next": f"{decision.reason} {view.stage.name}" if baking and view.stage else str(decision.phase),
     }
 
 
@@ -222,29 +272,27 @@ def _exposure_summary(rows: Sequence[Exposure]) -> str:
 def _health(view: View) -> str:
     if view.ledger.latch is not None:
         return "RolledBack"
-    states = {guard.state for guard in view.guards}
-    for state in (GuardState.BREACHED, GuardState.BLIND, GuardState.HOLDING, GuardState.NO_DATA):
-        if state in states:
-            return str(state)
-    return "Healthy"
+    states = {guard.state for guard in view.guards if not view.is_over}
+    order = (GuardState.BREACHED, GuardState.BLIND, GuardState.HOLDING, GuardState.UNSEEN, GuardState.NO_DATA)
+    return next((str(state) for state in order if state in states), "Healthy")
 
 
 def _conditions(view: View, decision: Decision, generation: int) -> list[dict[str, Any]]:
     rolled_back = view.ledger.latch is not None
     stalled = decision.stalled or rolled_back
-    guards, in_sync = _guards_healthy(view.guards), _flags_in_sync(view)
-    ready = not stalled and guards[1] != "False" and in_sync[1] == "True"
+    guards, in_sync = _guards_healthy(view), _flags_in_sync(view)
+    starting = decision.phase is Phase.PENDING
+    ready = not (stalled or starting) and guards[1] != "False" and in_sync[1] == "True"
     why_not = next(((c[2], c[3]) for c in (in_sync, guards) if c[1] == "False"), None)
     cause = (decision.reason, decision.message) if ready or stalled or why_not is None else why_not
-    starting = "True" if decision.phase is Phase.PENDING else "False"
     notices = view.plan.notices
     rows: list[tuple[str, str, str, str]] = [
         ("Ready", "True" if ready else "False", *cause),
-        ("Reconciling", starting, decision.reason, decision.message),
+        ("Reconciling", "True" if starting else "False", decision.reason, decision.message),
         ("Stalled", "True" if stalled else "False", decision.reason, decision.message),
         guards,
         in_sync,
-        ("Completed", "True" if view.ledger.completed_at else "False", decision.reason, decision.message),
+        ("Completed", "True" if view.is_over else "False", decision.reason, decision.message),
         ("RolledBack", "True" if rolled_back else "False", decision.reason, decision.message),
         (
             "FieldsInEffect",
@@ -269,22 +317,27 @@ def _typed(rows: Sequence[tuple[str, str, str, str]], generation: int) -> list[d
     ]
 
 
-def _guards_healthy(guards: Sequence[Guard]) -> tuple[str, str, str, str]:
+def _guards_healthy(view: View) -> tuple[str, str, str, str]:
     def notes(state: GuardState) -> str:
-        return "; ".join(dict.fromkeys(guard.note for guard in guards if guard.state is state))
+        return "; ".join(dict.fromkeys(guard.note for guard in view.guards if guard.state is state))
 
-    if notes(GuardState.BLIND):
-        return ("GuardsHealthy", "False", reasons.GUARDS_BLIND, notes(GuardState.BLIND))
-    if notes(GuardState.NO_DATA):
-        return ("GuardsHealthy", "Unknown", reasons.NO_TRAFFIC, notes(GuardState.NO_DATA))
+    if view.is_over:
+        return ("GuardsHealthy", "True", reasons.COMPLETED, reasons.DESCRIPTIONS[reasons.COMPLETED])
+    for state, status, reason in (
+        (GuardState.BLIND, "False", reasons.GUARDS_BLIND),
+        (GuardState.UNSEEN, "Unknown", reasons.AWAITING_LOOK),
+        (GuardState.NO_DATA, "Unknown", reasons.NO_TRAFFIC),
+    ):
+        if notes(state):
+            return ("GuardsHealthy", status, reason, notes(state))
     return ("GuardsHealthy", "True", reasons.GUARDS_WATCHING, reasons.DESCRIPTIONS[reasons.GUARDS_WATCHING])
 
 
 def _flags_in_sync(view: View) -> tuple[str, str, str, str]:
-    missing = [flag for flag in view.raised if flag not in view.rows]
-    changed = [flag for flag in view.raised if flag in view.rows and view.rows[flag] != view.ledger.written[flag]]
-    if missing:
-        return ("FlagsInSync", "False", reasons.FLAG_MISSING, f"No row in the table: {', '.join(missing)}.")
-    if changed:
-        return ("FlagsInSync", "False", reasons.MANUAL_CHANGE, f"Changed by somebody else: {', '.join(changed)}.")
+    if view.missing and view.trouble is not None and not view.rows:
+        return ("FlagsInSync", "Unknown", view.trouble.reason, view.trouble.message)
+    if view.missing:
+        return ("FlagsInSync", "False", reasons.FLAG_MISSING, f"No row in the table: {', '.join(view.missing)}.")
+    if view.drifted:
+        return ("FlagsInSync", "False", reasons.MANUAL_CHANGE, f"Changed by somebody else: {', '.join(view.drifted)}.")
     return ("FlagsInSync", "True", reasons.AS_PLANNED, reasons.DESCRIPTIONS[reasons.AS_PLANNED])

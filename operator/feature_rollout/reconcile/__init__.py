@@ -1,0 +1,24 @@
+"""The reconcile loop of one rollout, between the pure core and the shell that `ports` describes.
+
+| module | what |
+|---|---|
+| `loop` | the order of side effects: gather, decide, check, apply, record; deletion |
+| `gather` | everything that a decision is made on |
+| `tell` | status and Events |
+| `session` | what a reconcile starts from |
+"""
+
+from feature_rollout.reconcile.loop import ABANDON_ANNOTATION, AT_ONCE, POLL, POLL_COMPLETED, RETRY, Reconciler
+from feature_rollout.reconcile.session import Session, Target, Telemetry
+
+__all__ = [
+    "ABANDON_ANNOTATION",
+    "AT_ONCE",
+    "POLL",
+    "POLL_COMPLETED",
+    "RETRY",
+    "Reconciler",
+    "Session",
+    "Target",
+    "Telemetry",
+]

@@ -1,0 +1,155 @@
+"""Everything that a decision is made on: the ledger, the rows, and the looks that have arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from feature_rollout.core import reasons
+from feature_rollout.core.decide import stands_still
+from feature_rollout.core.decision import Trouble, View
+from feature_rollout.core.guards import assess
+from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.plan import OnNoTraffic, Plan
+from feature_rollout.core.progress import Progress, aligned, verdict
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import Claim, Clock, Fenced, FlagStore, MetricSource, Problem, Snapshot
+from feature_rollout.reconcile.session import Looking, Session, Target, Telemetry, trouble_of
+
+log = logging.getLogger(__name__)
+
+
+class Gatherer:
+    """Reads, and asks the metrics; it writes nothing but the claim that opens the ledger row."""
+
+    def __init__(self, clock: Clock, telemetry: Telemetry, wake: Callable[[str, str], None]) -> None:
+        self._clock = clock
+        self._telemetry = telemetry
+        self._wake = wake
+
+    async def view(self, target: Target, session: Session, plan: Plan, store: FlagStore) -> View:
+        """The rollout as it is now. Raises Fenced, and Problem when the ledger cannot be read."""
+        snapshot, trouble = await self._read(target, session, plan, store)
+        ledger, now = snapshot.ledger, self._clock.now()
+        view = View(
+            plan=plan,
+            ledger=ledger,
+            rows=snapshot.rows,
+            progress=Progress(),
+            guards=(),
+            now=now,
+            suspended=target.suspended,
+            hold_at=target.hold_at,
+            trouble=trouble,
+        )
+        if session.progress is None or session.attempt != ledger.attempt:
+            session.progress = await self._stored_progress(ledger, store)
+        before, session.ledger, session.attempt = session.progress, ledger, ledger.attempt
+        progress = self._observed(target, session, view)
+        session.unsaved |= progress is not before
+        session.progress = progress
+        if session.source is not None and not view.is_over:
+            self._start_looks(target, session, plan, session.source, now)
+        return replace(view, progress=progress, guards=assess(plan, progress, now))
+
+    async def _read(
+        self, target: Target, session: Session, plan: Plan, store: FlagStore
+    ) -> tuple[Snapshot, Trouble | None]:
+        """The ledger and the rows; opened first when this process, or this plan, has not done so yet.
+
+        What keeps the row from being opened, or the flags from being read, must not keep
+        the guards from lowering what is raised: it is a trouble like any other.
+        """
+        trouble = target.trouble
+        if target.store is None and trouble is None:
+            trouble = Trouble(reasons.STORE_NOT_FOUND, "The FlagStore is not usable any more.")
+        problem = await self._opened(target, session, plan, store)
+        try:
+            snapshot = await store.read(target.key, _flags(plan, session.ledger))
+            if _flags(plan, session.ledger) != _flags(plan, snapshot.ledger):
+                snapshot = await store.read(target.key, _flags(plan, snapshot.ledger))
+        except Problem as unread:
+            problem = problem or unread
+            # Without a ledger row there is nothing to guard, and why it could not be opened is what people must know.
+            if not problem.stalled or unread.reason == reasons.LEDGER_MISSING:
+                raise problem from None
+            snapshot = await store.read(target.key, [])
+        if problem is None:
+            if snapshot.ledger.epoch != session.epoch:
+                raise Fenced(f"{target.key} is under epoch {snapshot.ledger.epoch}, not {session.epoch}")
+            return snapshot, trouble
+        # A row of somebody else, or one whose flags were given up: what they are now is not ours to lower.
+        if snapshot.ledger.uid != target.uid or problem.reason == reasons.RELEASED:
+            raise problem
+        return snapshot, trouble or trouble_of(problem)
+
+    async def _opened(self, target: Target, session: Session, plan: Plan, store: FlagStore) -> Problem | None:
+        """Open the ledger row unless that was done for just this; what kept it from being opened."""
+        claim = Claim(target.key, target.uid, plan.flags, plan.spec_hash, plan.plan_hash, plan.on_delete)
+        if session.claim == claim and session.store is store:
+            return None
+        try:
+            session.epoch = (await store.open(claim)).epoch
+        except Problem as problem:
+            return problem
+        session.claim, session.store = claim, store
+        return None
+
+    async def _stored_progress(self, ledger: Ledger, store: FlagStore) -> Progress | None:
+        stored = await store.progress(ledger.key)
+        if stored is None or stored[0] != ledger.attempt:
+            return None
+        try:
+            return Progress.from_json(stored[1])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            log.exception("stored progress cannot be read; measuring starts again", extra={"rollout": ledger.key})
+            return None
+
+    def _observed(self, target: Target, session: Session, view: View) -> Progress:
+        """The progress after every look that has arrived, in the order of their windows."""
+        plan = view.plan
+        progress = aligned(session.progress, plan, view.ledger, view.now)
+        counting = not stands_still(view)
+        on_no_traffic = view.stage.on_no_traffic if view.stage else OnNoTraffic.WAIT
+        done = {name: looking for name, looking in session.looking.items() if looking.task.done()}
+        for name in done:
+            del session.looking[name]
+        looks = [k.task.result() for k in done.values() if k.plan_hash == plan.plan_hash and not k.task.cancelled()]
+        for look in sorted(looks, key=lambda look: (look.window.end, look.metric)):
+            clauses = [clause for _, clause in plan.guards() if clause.metric == look.metric]
+            self._telemetry.looked(str(verdict(look, clauses)))
+            if look.error is not None:
+                log.info("%s could not be looked at: %s", look.metric, look.error, extra={"rollout": target.key})
+            progress = progress.observed(plan, look, counting=counting, on_no_traffic=on_no_traffic)
+        return progress.elapsed(plan, view.now, counting=counting)
+
+    def _start_looks(self, target: Target, session: Session, plan: Plan, source: MetricSource, now: datetime) -> None:
+        """Ask for every window that is settled. The answer wakes the rollout: nothing waits for a slow source."""
+        assert session.progress is not None  # noqa: S101 - set by the caller
+        metadata = target.rollout["metadata"]
+        for metric in plan.metrics.values():
+            if metric.blocker is not None or metric.name in session.looking:
+                continue
+            if session.progress.due_at(metric, now) > now:
+                continue
+            window = session.progress.due_window(metric, now)
+            task = asyncio.create_task(_looked(source, metric.name, window))
+            task.add_done_callback(lambda _: self._wake(metadata["namespace"], metadata["name"]))
+            session.looking[metric.name] = Looking(task, plan.plan_hash)
+
+
+def _flags(plan: Plan, ledger: Ledger | None) -> list[str]:
+    """The plan's flags and those that were written: an edit may drop a flag, it is still ours to guard."""
+    return list(dict.fromkeys([*plan.flags, *(ledger.written if ledger else ())]))
+
+
+async def _looked(source: MetricSource, metric: str, window: Window) -> Look:
+    try:
+        return await source.look(metric, window)
+    except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
+        # Its text may hold anything, secrets too: only its type is told.
+        log.error("a metric source failed with %s", type(error).__name__)  # noqa: TRY400 - likewise
+        return Look(metric, window, error=f"the metric source failed with {type(error).__name__}")

@@ -1,0 +1,246 @@
+"""The loop: gather, decide, check, apply, record. The order of side effects lives only here.
+
+One reconcile looks at everything and does at most one thing; it never asks which event
+woke it. What it keeps between runs is a cache of what the database holds, and the looks
+that are under way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from feature_rollout.core import reasons
+from feature_rollout.core.decide import decide, release
+from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.invariants import violations
+from feature_rollout.core.plan import OnDelete
+from feature_rollout.core.state import Latch
+from feature_rollout.ports import (
+    Clock,
+    Commit,
+    Drifted,
+    Fenced,
+    FlagStore,
+    Lowering,
+    Problem,
+    RolloutObjects,
+    Why,
+)
+from feature_rollout.reconcile.gather import Gatherer
+from feature_rollout.reconcile.session import Session, Target, Telemetry, checkpoint_of, trouble_of
+from feature_rollout.reconcile.tell import Teller
+
+log = logging.getLogger(__name__)
+
+ABANDON_ANNOTATION = "featurerollout.dev/abandon"
+# How often rows are read when nothing else is due: a change by hand is seen this soon.
+POLL = timedelta(seconds=5)
+POLL_COMPLETED = timedelta(seconds=30)
+RETRY = timedelta(seconds=2)
+AT_ONCE = timedelta(0)
+
+
+class Reconciler:
+    """Moves rollouts one step at a time. `wake` asks for a reconcile of an object, by namespace and name."""
+
+    def __init__(
+        self,
+        objects: RolloutObjects,
+        clock: Clock,
+        telemetry: Telemetry,
+        wake: Callable[[str, str], None],
+        *,
+        poll: timedelta = POLL,
+    ) -> None:
+        self._poll = poll
+        self._objects = objects
+        self._clock = clock
+        self._telemetry = telemetry
+        self._gatherer = Gatherer(clock, telemetry, wake)
+        self._teller = Teller(objects, clock)
+        self._sessions: dict[str, Session] = {}
+
+    async def reconcile(self, target: Target) -> timedelta | None:
+        """One step. Returns in how long the next is due, or None when there is none."""
+        session = self._sessions.setdefault(target.uid, Session(target.key))
+        try:
+            if target.deleting:
+                return await self._delete(target, session)
+            return await self._step(target, session)
+        except Fenced:
+            log.info("the ledger row moved on; reading it again", extra={"rollout": target.key})
+            session.fenced()
+        except Drifted as drifted:
+            log.info("a row was changed meanwhile; reading it again: %s", drifted, extra={"rollout": target.key})
+        except Problem as problem:
+            if problem.reason == reasons.LEDGER_MISSING:
+                session.fenced()
+            await self._teller.trouble(target, session, trouble_of(problem))
+        # Never at once: what goes wrong each time would go wrong without a pause.
+        return RETRY
+
+    def forget(self, uid: str) -> None:
+        """The object is gone."""
+        session = self._sessions.pop(uid, None)
+        for looking in session.looking.values() if session else ():
+            looking.task.cancel()
+
+    def status_lost(self, uid: str) -> None:
+        """The status that was told last could not be written: tell it again."""
+        session = self._sessions.get(uid)
+        if session is not None:
+            session.status_lost = True
+
+    async def checkpoint(self) -> None:
+        """Store what was measured since the last time, one statement a store."""
+        unsaved: dict[int, list[Session]] = {}
+        for session in self._sessions.values():
+            if session.unsaved and session.store is not None and session.ledger and session.progress:
+                unsaved.setdefault(id(session.store), []).append(session)
+        for sessions in unsaved.values():
+            store = sessions[0].store
+            assert store is not None  # noqa: S101 - looked at just above; the type checker cannot see it
+            for session in sessions:
+                session.unsaved = False
+            try:
+                await store.checkpoint([checkpoint_of(session) for session in sessions])
+            except Problem as problem:
+                log.warning("progress was not stored: %s", problem)
+                for session in sessions:
+                    session.unsaved = True
+
+    async def _step(self, target: Target, session: Session) -> timedelta:
+        session.plan = target.plan or session.plan
+        store = target.store or session.store
+        if target.plan is not None or target.source is not None:
+            session.source = target.source
+        if session.plan is None or store is None:
+            trouble = target.trouble or Trouble(reasons.PENDING, "Nothing is known of the plan yet.", stalled=False)
+            await self._teller.trouble(target, session, trouble)
+            return RETRY
+        await self._objects.add_finalizer(target.rollout)
+        view = await self._gatherer.view(target, session, session.plan, store)
+        if session.untold is None:
+            decision = self._checked(view, decide(view))
+            if not decision.verb.acts:
+                await self._teller.tell(target, session, view, decision)
+                return self._due(view)
+            if not await self._apply(target, view, decision, store):
+                return RETRY
+            session.untold = decision
+            view = await self._gatherer.view(target, session, session.plan, store)
+        decision, session.untold = session.untold, None
+        self._teller.announce(target, view, decision)
+        await self._teller.tell(target, session, view, decision)
+        return AT_ONCE
+
+    def _checked(self, view: View, decision: Decision) -> Decision:
+        """The decision, or a hold when it would break an invariant: that is a bug, and must do no harm."""
+        broken = violations(view, decision)
+        if not broken:
+            return decision
+        for invariant in broken:
+            self._telemetry.violated(invariant)
+        message = f"{decision.verb} would break {', '.join(broken)} and was not carried out."
+        log.error(message, extra={"rollout": view.ledger.key})
+        return Decision(Verb.HOLD, Phase.STALLED, reasons.INVARIANT_VIOLATED, message, stalled=True)
+
+    async def _apply(self, target: Target, view: View, decision: Decision, store: FlagStore) -> bool:
+        """Carry the decision out; whether it was."""
+        if decision.verb.reverts:
+            assert decision.breach is not None  # noqa: S101 - a revert has one
+            await store.lower(_lowering(target, view, decision))
+            seconds = (self._clock.now() - decision.breach.onset_at).total_seconds()
+            self._telemetry.reverted(str(decision.breach.severity), seconds)
+            return True
+        assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
+        if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):
+            return False
+        stages = view.plan.stages[: decision.ledger.stage + 1]
+        why = _why(target, decision, stages[-1].name if stages else "")
+        await store.commit(Commit(decision.ledger, decision.before, decision.after, why))
+        return True
+
+    async def _still_wanted(self, target: Target) -> bool:
+        """Whether the API server, asked now, still holds what was decided on: nothing is raised on an old manifest."""
+        metadata = target.rollout["metadata"]
+        fresh = await self._objects.fresh(metadata["namespace"], metadata["name"])
+        if fresh is None or fresh["metadata"]["uid"] != target.uid:
+            return False
+        return fresh["metadata"]["generation"] == target.generation and "deletionTimestamp" not in fresh["metadata"]
+
+    async def _delete(self, target: Target, session: Session) -> timedelta | None:
+        """Leave the rows as `onDelete` says, give the flags up, then let the object go."""
+        if not target.rollout["metadata"].get("finalizers"):
+            self.forget(target.uid)
+            return None
+        if not session.released:
+            try:
+                await self._release(target, session)
+            except Problem as problem:
+                # Stalled at once, also where waiting may heal it: whether to wait or to abandon is a person's choice.
+                hint = f"To delete without the database, annotate with {ABANDON_ANNOTATION}: <reason>."
+                trouble = Trouble(problem.reason, f"{problem.message.rstrip('.')}. {hint}")
+                await self._teller.trouble(target, session, trouble)
+                return RETRY
+            session.released = True
+        await self._objects.remove_finalizer(target.rollout)
+        # Other finalizers may keep the object: what is left of the session says that ours is done.
+        return None
+
+    async def _release(self, target: Target, session: Session) -> None:
+        """Give the flags up, once. Raises Problem when the database has to be mended for it."""
+        abandoned = (target.rollout["metadata"].get("annotations") or {}).get(ABANDON_ANNOTATION)
+        if abandoned:
+            note = f"Let go without touching the database: {abandoned}"
+            self._objects.event(
+                target.rollout, kind="Warning", reason=reasons.ABANDONED, action=str(Verb.RELEASE), note=note
+            )
+            return
+        store = target.store or session.store
+        if store is None:
+            trouble = target.trouble or Trouble(reasons.STORE_NOT_FOUND, "The FlagStore is not usable.")
+            raise Problem(trouble.reason, trouble.message, stalled=trouble.stalled)
+        try:
+            snapshot = await store.read(target.key, [])
+        except Problem as problem:
+            if problem.reason == reasons.LEDGER_MISSING:
+                return
+            raise
+        if snapshot.ledger.uid != target.uid:
+            return
+        decision = release(snapshot.ledger, target.on_delete)
+        exact = target.on_delete is OnDelete.RESTORE
+        why = _why(target, decision, "")
+        await store.release(Lowering(target.key, decision.targets, why, exact=exact), target.uid)
+        self._objects.event(
+            target.rollout, kind="Normal", reason=decision.reason, action=str(decision.verb), note=decision.message
+        )
+
+    def _due(self, view: View) -> timedelta:
+        """When something may be different: a look is due, a bake may be over, a row may have been changed."""
+        if view.is_over:
+            return POLL_COMPLETED
+        due = [view.progress.due_at(m, view.now) - view.now for m in view.plan.metrics.values() if not m.blocker]
+        if not view.plan.guards() and view.stage is not None:
+            due.append(view.stage.bake - view.progress.baked)
+        return max(min([self._poll, *(wait for wait in due if wait > AT_ONCE)]), timedelta(milliseconds=10))
+
+
+def _why(target: Target, decision: Decision, stage: str) -> Why:
+    evidence = decision.breach.to_json() if decision.breach else {}
+    return Why(decision.reason, decision.message, target.generation, stage, evidence=evidence)
+
+
+def _lowering(target: Target, view: View, decision: Decision) -> Lowering:
+    assert decision.breach is not None  # noqa: S101 - a revert has one
+    stage = view.stage.name if view.stage else ""
+    return Lowering(
+        key=target.key,
+        targets=decision.targets,
+        why=_why(target, decision, stage),
+        latch=Latch(decision.breach, stage, view.plan.spec_hash, view.now),
+        severity=decision.breach.severity,
+    )

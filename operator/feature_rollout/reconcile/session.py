@@ -1,0 +1,109 @@
+"""What a reconcile starts from: the rollout as the runtime found it, and what was kept of it since the last time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from feature_rollout.core.decision import Decision, Trouble
+from feature_rollout.core.looks import Look
+from feature_rollout.core.plan import OnDelete, Plan
+from feature_rollout.core.progress import Progress
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import Checkpoint, Claim, FlagStore, MetricSource, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One rollout with its references followed, as the runtime found it.
+
+    `plan` is None when the manifest cannot be followed, and then `trouble` says why.
+    `store` is None when there is no usable FlagStore; `store_trouble` says why.
+    """
+
+    rollout: Mapping[str, Any]
+    key: str
+    on_delete: OnDelete
+    plan: Plan | None = None
+    trouble: Trouble | None = None
+    suspended: bool = False
+    hold_at: str | None = None
+    store: FlagStore | None = None
+    source: MetricSource | None = None
+
+    @property
+    def uid(self) -> str:
+        return str(self.rollout["metadata"]["uid"])
+
+    @property
+    def generation(self) -> int:
+        return int(self.rollout["metadata"]["generation"])
+
+    @property
+    def deleting(self) -> bool:
+        return "deletionTimestamp" in self.rollout["metadata"]
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        return self.rollout.get("status") or {}
+
+
+@dataclass(slots=True)
+class Session:
+    """What is kept of one rollout between two reconciles, by uid."""
+
+    key: str
+    # The last good ones: a manifest or a store that is broken meanwhile must not stop the guards.
+    plan: Plan | None = None
+    store: FlagStore | None = None
+    source: MetricSource | None = None
+    # Under which epoch the ledger row was opened, and for what.
+    claim: Claim | None = None
+    epoch: int = 0
+    ledger: Ledger | None = None
+    # What was measured in `attempt`; kept through an outage of the store.
+    progress: Progress | None = None
+    attempt: int = 0
+    unsaved: bool = False
+    looking: dict[str, Looking] = field(default_factory=dict)
+    # What was done and has not been told yet, because the store failed between the two.
+    untold: Decision | None = None
+    status: Mapping[str, Any] | None = None
+    status_lost: bool = False
+    released: bool = False
+
+    def fenced(self) -> None:
+        """Somebody else has moved the ledger row on: everything is read again but the looks that are under way."""
+        self.claim = self.ledger = self.progress = None
+        self.unsaved = False
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """A look that is under way, and what was asked: the answer counts only if that is still the question."""
+
+    task: asyncio.Task[Look]
+    plan_hash: str
+
+
+class Telemetry(Protocol):
+    """What is counted on the way."""
+
+    def looked(self, verdict: str) -> None: ...
+
+    def reverted(self, severity: str, seconds: float) -> None: ...
+
+    def violated(self, invariant: str) -> None: ...
+
+
+def trouble_of(problem: Problem) -> Trouble:
+    return Trouble(problem.reason, problem.message, problem.stalled)
+
+
+def checkpoint_of(session: Session) -> Checkpoint:
+    assert session.ledger is not None  # noqa: S101 - `checkpoint` has looked
+    assert session.progress is not None  # noqa: S101 - likewise
+    ledger, progress = session.ledger, session.progress
+    return Checkpoint(ledger.key, session.epoch, ledger.attempt, progress.baked, progress.to_json(), ledger.stage)

@@ -1,0 +1,70 @@
+"""What people are told: the status, when it says something new, and Events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from feature_rollout.core.decide import decide
+from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.status import differs, picture, trouble_picture
+from feature_rollout.ports import Clock, RolloutObjects
+from feature_rollout.reconcile.session import Session, Target
+
+log = logging.getLogger(__name__)
+
+
+class Teller:
+    """Neither a status nor an Event is waited for: both are queued by `objects`."""
+
+    def __init__(self, objects: RolloutObjects, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    def announce(self, target: Target, view: View, decision: Decision) -> None:
+        """An Event and a log line for what was done."""
+        kind = "Warning" if decision.verb.reverts else "Normal"
+        stage = view.stage.name if view.stage else ""
+        written = "; ".join(f"{flag}: {view.rows[flag]}" for flag in decision.targets if flag in view.rows)
+        note = f"{decision.message} Written: {written}." if written else decision.message
+        self._objects.event(target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=note)
+        extra = {"rollout": target.key, "stage": stage, "operation": f"{view.ledger.key}@{view.ledger.sequence}"}
+        log.log(logging.WARNING if decision.verb.reverts else logging.INFO, note, extra=extra)
+
+    async def tell(self, target: Target, session: Session, view: View, decision: Decision) -> None:
+        """Write the status when it says something new; after something was done, what is waited for now."""
+        previous = session.status if session.status is not None else target.status
+        now = decision
+        if decision.verb.acts:
+            following = decide(view)
+            now = decision if following.verb.acts else following
+        status = picture(view, now, previous, target.generation, acted=decision)
+        if not differs(status, previous) and not session.status_lost:
+            return
+        # That a revert stays is no news beside the revert.
+        if now.verb is Verb.HOLD and _is_news(now, previous) and not decision.verb.reverts:
+            kind = "Warning" if now.stalled or now.phase is Phase.HELD else "Normal"
+            self._objects.event(target.rollout, kind=kind, reason=now.reason, action=str(now.verb), note=now.message)
+        session.status, session.status_lost = status, False
+        await self._objects.write_status(target.rollout, status)
+
+    async def trouble(self, target: Target, session: Session, trouble: Trouble) -> None:
+        phase = Phase.STALLED if trouble.stalled else Phase.PENDING
+        decision = Decision(Verb.HOLD, phase, trouble.reason, trouble.message, stalled=trouble.stalled)
+        previous = session.status if session.status is not None else target.status
+        status = trouble_picture(decision, previous, target.generation, self._clock.now())
+        if not differs(status, previous) and not session.status_lost:
+            return
+        log.warning("%s: %s", trouble.reason, trouble.message, extra={"rollout": target.key})
+        if _is_news(decision, previous):
+            note = trouble.message
+            self._objects.event(target.rollout, kind="Warning", reason=trouble.reason, action=str(Verb.HOLD), note=note)
+        session.status, session.status_lost = status, False
+        await self._objects.write_status(target.rollout, status)
+
+
+def _is_news(decision: Decision, previous: Mapping[str, Any]) -> bool:
+    """Whether the reason is another than the one that was told last, maybe by an earlier process."""
+    told = next((c.get("reason") for c in previous.get("conditions", []) if c.get("type") == "Stalled"), None)
+    return told != decision.reason

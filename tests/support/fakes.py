@@ -1,0 +1,409 @@
+"""In-memory stand-ins for what the reconciler talks to, and plans to try it on.
+
+| name | stands for |
+|---|---|
+| `FakeClock` | time; it moves only when told |
+| `FakeStore` | one database: flag rows, ledger rows, ownership, audit, checkpoints; `down` makes it unreachable |
+| `FakeSource` | metrics: a function of (metric, window), which may be changed, made to fail or to hang |
+| `FakeObjects` | the API server: objects, statuses, Events, finalizers |
+| `World` | all of them with a `Reconciler`, run in virtual time |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from feature_rollout.core.exposure import Exposure, FlagChange
+from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.plan import (
+    Action,
+    ActionType,
+    Clause,
+    FlagEntry,
+    Gate,
+    Limit,
+    Metric,
+    MetricType,
+    OnDelete,
+    Plan,
+    Row,
+    Sense,
+    Severity,
+    Stage,
+    digest,
+)
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import Checkpoint, Claim, Commit, Drifted, Fenced, Lowering, Problem, Snapshot
+from feature_rollout.reconcile import Reconciler, Target
+
+T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
+INTERVAL = timedelta(seconds=30)
+BAKE = timedelta(minutes=5)
+OFF = Exposure(False, Decimal(0))
+NAMESPACE, NAME, KEY = "shop", "bell", "cluster/shop/bell"
+
+
+def seconds(count: float) -> timedelta:
+    return timedelta(seconds=count)
+
+
+def minutes(count: float) -> timedelta:
+    return timedelta(minutes=count)
+
+
+def exposure(percentage: float | str, *groups: str, enabled: bool = True) -> Exposure:
+    return Exposure(enabled, Decimal(str(percentage)), frozenset(groups))
+
+
+def percent(text: str) -> Limit:
+    return Limit(float(text.removesuffix("%")) / 100, text)
+
+
+def ratio(name: str = "errors", **changes: Any) -> Metric:
+    return replace(Metric(name, MetricType.RATIO, INTERVAL, counts_users=True), **changes)
+
+
+def gauge(name: str = "latency", **changes: Any) -> Metric:
+    return replace(Metric(name, MetricType.GAUGE, INTERVAL, unit="s"), **changes)
+
+
+def above(metric: str = "errors", limit: str = "1%", key: str = "", **changes: Any) -> Clause:
+    value = percent(limit) if limit.endswith("%") else Limit(float(limit), limit)
+    return replace(Clause(key or f"{metric}>{limit}", metric, Sense.ABOVE, value), **changes)
+
+
+def below(metric: str = "hits", limit: str = "80%", **changes: Any) -> Clause:
+    return replace(above(metric, limit, f"{metric}<{limit}"), sense=Sense.BELOW, **changes)
+
+
+def row(severity: Severity, *clauses: Clause, action: Action | None = None, **changes: Any) -> Row:
+    wanted = action or Action(ActionType.DISABLE_FLAGS)
+    return replace(Row(severity, clauses, minutes(30), wanted, settle=timedelta(0)), **changes)
+
+
+def stage(
+    name: str,
+    *entries: tuple[str, FlagChange] | tuple[str, float],
+    bake: timedelta = BAKE,
+    gates: tuple[Gate, ...] = (),
+    **changes: Any,
+) -> Stage:
+    """A stage; an entry is a flag and its percentage, or its change. The digest is of all that is given here."""
+    changed = [
+        FlagEntry((flag,), to if isinstance(to, FlagChange) else FlagChange(percentage=Decimal(str(to))))
+        for flag, to in entries
+    ]
+    made = replace(Stage(name, tuple(changed), bake, gates), **changes)
+    return replace(made, digest=digest(repr(made)))
+
+
+def plan(
+    *stages: Stage,
+    rows: Sequence[Row] = (row(Severity.HIGH, above()),),
+    metrics: Sequence[Metric] = (ratio(),),
+    **changes: Any,
+) -> Plan:
+    """A plan; by default a flag `bell` goes to 10, 50 and 100 % under one guard, errors above 1 %."""
+    stages = stages or (stage("ten", ("bell", 10)), stage("half", ("bell", 50)), stage("all", ("bell", 100)))
+    made = Plan(
+        metrics={metric.name: metric for metric in metrics},
+        rows=tuple(sorted(rows, key=lambda r: -r.severity)),
+        stages=stages,
+        plan_hash=digest([repr(stages), repr(rows), repr(metrics)]),
+        spec_hash=digest([repr(stages)]),
+    )
+    return replace(made, **changes)
+
+
+def ledger(**changes: Any) -> Ledger:
+    return replace(Ledger(KEY, "uid-1", 1, 0, "v1:spec", "v1:plan"), **changes)
+
+
+def ledger_in(of: Plan, stage: int, *, baseline: Exposure = OFF, entered_at: datetime = T0, **changes: Any) -> Ledger:
+    """The ledger of a rollout that has entered the stage of that index, and all before it."""
+    before = dict.fromkeys(of.flags, baseline)
+    wanted = of.exposure_after(stage, before)
+    entered = of.stages[: stage + 1]
+    made = ledger(
+        stage=stage,
+        entered_at=entered_at,
+        executed=tuple(s.digest for s in entered),
+        baseline=before if any(s.entries for s in entered) else {},
+        written={flag: wanted[flag] for s in entered for flag in s.flags},
+        spec_hash=of.spec_hash,
+        plan_hash=of.plan_hash,
+    )
+    return replace(made, **changes)
+
+
+def look(metric: str, start: datetime, length: timedelta = INTERVAL, **numbers: Any) -> Look:
+    return Look(metric, Window(start, start + length), **numbers)
+
+
+@dataclass
+class FakeClock:
+    time: datetime = T0
+
+    def now(self) -> datetime:
+        return self.time
+
+
+@dataclass
+class FakeStore:
+    """What `PostgresFlagStore` does, so far as the reconciler can see it."""
+
+    rows: dict[str, Exposure] = field(default_factory=dict)
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    owners: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, tuple[int, str]] = field(default_factory=dict)
+    audit: list[tuple[str, str, Exposure, Exposure]] = field(default_factory=list)
+    down: Problem | None = None
+    # Called with the name of each method before it does anything; may raise what a test wants.
+    before: Callable[[str], None] = lambda _: None
+    after: Callable[[str], None] = lambda _: None
+    calls: list[str] = field(default_factory=list)
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.down is not None:
+            raise self.down
+        self.before(name)
+
+    async def open(self, claim: Claim) -> Ledger:
+        self._called("open")
+        foreign = [flag for flag in claim.flags if self.owners.get(flag, claim.key) != claim.key]
+        if foreign:
+            raise Problem("Conflict", f"owned by another rollout: {', '.join(foreign)}")
+        old = self.ledgers.get(claim.key)
+        if old is None or (claim.key in self.closed and old.uid != claim.uid):
+            old = Ledger(claim.key, claim.uid, 0, 0, claim.spec_hash, claim.plan_hash)
+            self.checkpoints.pop(claim.key, None)
+            self.closed.discard(claim.key)
+        self.owners |= dict.fromkeys(claim.flags, claim.key)
+        self.ledgers[claim.key] = replace(old, epoch=old.epoch + 1)
+        return self.ledgers[claim.key]
+
+    async def read(self, key: str, flags: Sequence[str]) -> Snapshot:
+        self._called("read")
+        if key not in self.ledgers:
+            raise Problem("LedgerMissing", "no ledger row", stalled=False)
+        if flags:
+            self.before("read flags")
+        return Snapshot(self.ledgers[key], {flag: self.rows[flag] for flag in flags if flag in self.rows})
+
+    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
+        self._called("progress")
+        stored = self.checkpoints.get(key)
+        return (stored[0], json.loads(stored[1])) if stored else None
+
+    async def commit(self, change: Commit) -> Ledger:
+        self._called("commit")
+        now = self.ledgers[change.ledger.key]
+        if (now.epoch, now.sequence) != (change.ledger.epoch, change.ledger.sequence) or now.key in self.closed:
+            raise Fenced("another epoch or sequence")
+        if any(self.rows.get(flag) != seen for flag, seen in change.before.items()):
+            raise Drifted("a row was changed")
+        self._write(change.after, change.why.reason)
+        self.ledgers[now.key] = replace(change.ledger, sequence=now.sequence + 1)
+        self.after("commit")
+        return self.ledgers[now.key]
+
+    async def lower(self, change: Lowering) -> Ledger:
+        self._called("lower")
+        now = self.ledgers[change.key]
+        written = {f: self.rows[f].meet(target) for f, target in change.targets.items() if f in self.rows}
+        self._write(written, change.why.reason)
+        acted = now.acted | {change.severity} if change.severity else now.acted
+        latch = change.latch if now.latch is None or (change.severity or 0) > now.latch.breach.severity else now.latch
+        self.ledgers[now.key] = replace(
+            now, written={**now.written, **written}, latch=latch, acted=acted, sequence=now.sequence + 1
+        )
+        self.after("lower")
+        return self.ledgers[now.key]
+
+    async def release(self, change: Lowering, uid: str) -> None:
+        self._called("release")
+        now = self.ledgers.get(change.key)
+        if now is None or now.uid != uid or change.key in self.closed:
+            return
+        found = {f: (self.rows[f], target) for f, target in change.targets.items() if f in self.rows}
+        self._write(
+            {f: to if change.exact and to.is_within(was) else was.meet(to) for f, (was, to) in found.items()},
+            change.why.reason,
+        )
+        self.closed.add(change.key)
+        self.owners = {flag: owner for flag, owner in self.owners.items() if owner != change.key}
+
+    async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._called("checkpoint")
+        for one in checkpoints:
+            now = self.ledgers[one.key]
+            if (now.epoch, now.attempt, now.stage) == (one.epoch, one.attempt, one.stage):
+                self.ledgers[one.key] = replace(now, baked=one.baked)
+                self.checkpoints[one.key] = (one.attempt, json.dumps(one.progress, allow_nan=False))
+
+    def _write(self, rows: Mapping[str, Exposure], reason: str) -> None:
+        for flag, after in rows.items():
+            if self.rows[flag] != after:
+                self.audit.append((reason, flag, self.rows[flag], after))
+                self.rows[flag] = after
+
+
+@dataclass
+class FakeSource:
+    """`answer` gives the look's numbers. While `hanging` it says nothing at all."""
+
+    answer: Callable[[str, Window], Mapping[str, Any]] = lambda _metric, _window: {"events": 0.0, "units": 200.0}
+    hanging: bool = False
+    asked: list[tuple[str, Window]] = field(default_factory=list)
+
+    async def look(self, metric: str, window: Window) -> Look:
+        self.asked.append((metric, window))
+        if self.hanging:
+            await asyncio.Event().wait()
+        return Look(metric, window, **self.answer(metric, window))
+
+
+@dataclass
+class FakeObjects:
+    """The API server's rollouts, by uid."""
+
+    rollouts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    statuses: list[Mapping[str, Any]] = field(default_factory=list)
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+    down: bool = False
+
+    def _called(self) -> None:
+        if self.down:
+            raise Problem("ApiServerUnavailable", "The API server does not answer.", stalled=False)
+
+    async def fresh(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        self._called()
+        return next((r for r in self.rollouts.values() if r["metadata"]["name"] == name), None)
+
+    async def add_finalizer(self, rollout: Mapping[str, Any]) -> None:
+        metadata = self.rollouts[rollout["metadata"]["uid"]]["metadata"]
+        if not metadata["finalizers"]:
+            self._called()
+            metadata["finalizers"] = ["featurerollout.dev/finalizer"]
+
+    async def remove_finalizer(self, rollout: Mapping[str, Any]) -> None:
+        self._called()
+        self.rollouts[rollout["metadata"]["uid"]]["metadata"]["finalizers"] = []
+
+    async def write_status(self, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        self.statuses.append(json.loads(json.dumps(status, allow_nan=False)))
+        self.rollouts[rollout["metadata"]["uid"]]["status"] = self.statuses[-1]
+
+    def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
+        self.events.append((kind, reason, note))
+
+
+@dataclass
+class FakeTelemetry:
+    verdicts: list[str] = field(default_factory=list)
+    reverts: list[tuple[str, float]] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    def looked(self, verdict: str) -> None:
+        self.verdicts.append(verdict)
+
+    def reverted(self, severity: str, seconds: float) -> None:
+        self.reverts.append((severity, seconds))
+
+    def violated(self, invariant: str) -> None:
+        self.violations.append(invariant)
+
+
+class World:
+    """One rollout, its database, metrics and API server, in virtual time."""
+
+    def __init__(self, of: Plan, **rows: Exposure) -> None:
+        self.plan: Plan | None = of
+        self.clock = FakeClock()
+        self.store = FakeStore(rows=rows or dict.fromkeys(of.flags, OFF))
+        self.source = FakeSource()
+        self.objects = FakeObjects()
+        self.telemetry = FakeTelemetry()
+        self.target_changes: dict[str, Any] = {}
+        self.woken = False
+        self.create("uid-1")
+        self.restart()
+
+    def create(self, uid: str) -> None:
+        metadata = {"uid": uid, "namespace": NAMESPACE, "name": NAME, "generation": 1, "finalizers": []}
+        self.uid = uid
+        self.objects.rollouts = {uid: {"metadata": metadata}}
+
+    def restart(self) -> None:
+        """A new process: nothing that was in memory is left."""
+        self.reconciler = Reconciler(self.objects, self.clock, self.telemetry, self._wake)
+
+    def _wake(self, namespace: str, name: str) -> None:
+        assert (namespace, name) == (NAMESPACE, NAME)
+        self.woken = True
+
+    def edit(self, of: Plan | None, **changes: Any) -> None:
+        """Another generation of the manifest; `changes` are of the `Target`."""
+        self.plan = of
+        self.target_changes |= changes
+        self.rollout["metadata"]["generation"] += 1
+
+    def delete(self, **annotations: str) -> None:
+        self.rollout["metadata"] |= {"deletionTimestamp": "2026-01-05T10:00:00Z", "annotations": annotations}
+
+    @property
+    def rollout(self) -> dict[str, Any]:
+        return self.objects.rollouts[self.uid]
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.store.ledgers[KEY]
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        return self.rollout.get("status", {})
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of the Events, in order."""
+        return [reason for _, reason, _ in self.objects.events]
+
+    def condition(self, kind: str) -> str:
+        return next((c["status"] for c in self.status["conditions"] if c["type"] == kind), "")
+
+    def target(self) -> Target:
+        copy = json.loads(json.dumps(self.rollout))
+        made = Target(copy, KEY, OnDelete.KEEP, self.plan, store=self.store, source=self.source)
+        return replace(made, **self.target_changes)
+
+    async def step(self) -> timedelta | None:
+        """One reconcile, and everything that it started."""
+        due = await self.reconciler.reconcile(self.target())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return due
+
+    async def run(self, duration: timedelta, until: Callable[[], bool] = lambda: False) -> None:
+        """Reconcile when it is due, as the scheduler does, and checkpoint as often."""
+        end = self.clock.time + duration
+        for _ in range(20_000):
+            if until():
+                return
+            self.woken = False
+            due = await self.step()
+            await self.reconciler.checkpoint()
+            if self.woken or due == timedelta(0):
+                continue
+            if due is None or self.clock.time + due > end:
+                self.clock.time = end
+                return
+            self.clock.time += due
+        raise AssertionError("it never comes to rest")

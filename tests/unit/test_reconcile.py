@@ -1,0 +1,792 @@
+"""The reconciler over in-memory stand-ins, in virtual time: what it does, in what order, and what it survives.
+
+| subject | cases |
+|---|---|
+| lives | healthy to the end; a regression; an outage of the metrics; low traffic |
+| crashes | a new process at any point, an answer that was lost |
+| the store | down, fenced, drifted, a conflict, rows that cannot be read |
+| people | edits, suspend, changes by hand, completed and grown |
+| telling | statuses and Events once, across restarts; lost writes; an API server that is away |
+| deletion | each onDelete, abandon, the finalizer, a store that is gone, a rollout that never began |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.exposure import raises
+from feature_rollout.core.looks import Window
+from feature_rollout.core.plan import OnDelete, Severity
+from feature_rollout.ports import Fenced, Problem
+from feature_rollout.reconcile import POLL_COMPLETED, RETRY, Reconciler
+from support.fakes import (
+    KEY,
+    OFF,
+    T0,
+    World,
+    above,
+    exposure,
+    gauge,
+    minutes,
+    plan,
+    ratio,
+    row,
+    seconds,
+    stage,
+)
+
+PLAN = plan()
+GOOD: dict[str, Any] = {"events": 0.0, "units": 200.0}
+BAD: dict[str, Any] = {"events": 40.0, "units": 200.0}
+UNREACHABLE = Problem("StoreUnreachable", "the database server does not answer", stalled=False)
+CONFLICT = Problem("Conflict", "owned by another rollout: bell")
+
+
+def harm(start: timedelta, end: timedelta = timedelta(days=9)) -> Callable[[str, Window], dict[str, Any]]:
+    return lambda _, window: BAD if T0 + start <= window.start < T0 + end else GOOD
+
+
+async def until_stage(world: World, index: int) -> None:
+    await world.run(timedelta(hours=2), until=lambda: KEY in world.store.ledgers and world.ledger.stage >= index)
+    await world.step()
+
+
+# Lives.
+
+
+async def test_a_healthy_rollout_walks_to_the_end() -> None:
+    world = World(PLAN)
+    await world.run(timedelta(hours=1))
+    assert [after.percentage for _, _, _, after in world.store.audit] == [10, 50, 100]
+    assert world.reasons == ["StageEntered", "StageEntered", "StageEntered", "Completed"]
+    assert world.status["phase"] == "Completed"
+    assert world.condition("Ready") == "True"
+    assert world.ledger.completed_at is not None
+    assert world.ledger.completed_at - T0 <= minutes(17), "three bakes of 5 m, and two intervals each"
+    assert [h["action"] for h in world.status["history"]] == ["Advance", "Advance", "Advance", "Complete"]
+    assert world.store.calls.count("open") == 1
+
+
+async def test_a_completed_rollout_is_left_in_peace() -> None:
+    world = World(PLAN)
+    await world.run(timedelta(hours=1))
+    asked, written = len(world.source.asked), len(world.objects.statuses)
+    await world.run(timedelta(hours=3))
+    assert (len(world.source.asked), len(world.objects.statuses)) == (asked, written)
+    assert await world.step() == POLL_COMPLETED
+
+
+async def test_a_regression_is_taken_back_and_stays_so() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(7))
+    await world.run(timedelta(hours=1))
+    assert world.store.audit[-1][0] == "FlagsDisabled"
+    assert world.store.rows["bell"].is_off
+    assert world.reasons == ["StageEntered", "StageEntered", "FlagsDisabled"]
+    assert world.telemetry.reverts == [("High", 30.0)]
+    assert (world.status["phase"], world.condition("RolledBack"), world.condition("Stalled")) == (
+        "RolledBack",
+        "True",
+        "True",
+    )
+    assert world.status["rollback"]["respondedIn"] == "30.000s"
+
+
+async def test_a_metric_outage_neither_reverts_nor_advances() -> None:
+    world = World(PLAN)
+    world.source.answer = lambda _, window: GOOD if window.start < T0 + minutes(2) else {"error": "timeout"}
+    await world.run(timedelta(hours=1))
+    assert (world.ledger.stage, world.ledger.latch) == (0, None)
+    assert (world.status["phase"], world.condition("GuardsHealthy"), world.condition("Ready")) == (
+        "Held",
+        "False",
+        "False",
+    )
+    assert len(world.objects.statuses) <= 3
+    world.source.answer = harm(timedelta(days=2))
+    await world.run(timedelta(hours=1))
+    assert world.status["phase"] == "Completed"
+
+
+async def test_a_source_that_is_down_from_the_start_lets_nothing_begin() -> None:
+    world = World(PLAN)
+    world.source.answer = lambda *_: {"error": "connection refused"}
+    await world.run(timedelta(hours=1))
+    assert (world.ledger.stage, world.store.audit) == (-1, [])
+    assert world.status["phase"] == "Held"
+
+
+async def test_a_source_that_hangs_is_blind_and_delays_nobody() -> None:
+    world = World(plan(rows=[row(Severity.HIGH, above(), above("slow"))], metrics=[ratio(), ratio("slow")]))
+    await until_stage(world, 0)
+    hangs = world.source.answer
+    look = world.source.look
+
+    async def partly(metric: str, window: Window) -> Any:
+        world.source.hanging = metric == "slow"
+        return await look(metric, window)
+
+    world.source.look = partly  # type: ignore[method-assign]
+    await world.run(minutes(10))
+    assert world.status["phase"] == "Held"
+    assert world.ledger.stage == 0
+    world.source.answer = lambda metric, window: BAD if metric == "errors" else hangs(metric, window)
+    await world.run(minutes(2))
+    assert world.status["phase"] == "RolledBack"
+    world.reconciler.forget(world.uid)
+
+
+async def test_a_source_that_raises_is_an_error_without_its_text() -> None:
+    world = World(PLAN)
+
+    def broken(*_: object) -> dict[str, Any]:
+        raise ValueError("password=hunter2")
+
+    world.source.answer = broken
+    await world.run(minutes(5))
+    assert world.status["phase"] == "Held"
+    assert "ValueError" in str(world.status)
+    assert "hunter2" not in str(world.objects.statuses)
+
+
+async def test_no_traffic_waits() -> None:
+    world = World(PLAN)
+    world.source.answer = lambda *_: {"events": 0.0, "units": 0.0}
+    await world.run(timedelta(hours=1))
+    assert (world.ledger.stage, world.status["phase"]) == (0, "Held")
+
+
+async def test_without_guards_time_alone_bakes() -> None:
+    world = World(plan(rows=(), metrics=()))
+    await world.run(timedelta(hours=1))
+    assert world.status["phase"] == "Completed"
+    assert world.ledger.completed_at is not None
+    assert minutes(15) <= world.ledger.completed_at - T0 <= minutes(16)
+
+
+async def test_a_gauge_walks_too() -> None:
+    world = World(plan(rows=[row(Severity.HIGH, above("latency", "2"))], metrics=[gauge()]))
+    world.source.answer = lambda *_: {"value": 1.0}
+    await world.run(timedelta(hours=1))
+    assert world.status["phase"] == "Completed"
+
+
+# Crashes.
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=8)
+@given(st.lists(st.integers(0, 60), max_size=6), st.booleans())
+async def test_a_new_process_at_any_point_goes_on(crashes: list[int], is_harmed: bool) -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(7)) if is_harmed else harm(timedelta(days=9))
+    for step in range(61):
+        if step in crashes:
+            world.restart()
+        await world.run(seconds(30))
+    audited = [after.percentage for reason, _, _, after in world.store.audit if reason == "StageEntered"]
+    assert audited == ([10, 50] if is_harmed else [10, 50, 100])
+    assert world.status["phase"] == ("RolledBack" if is_harmed else "Completed")
+    assert world.reasons.count("StageEntered") == len(audited)
+    assert world.ledger.baked <= minutes(5.5)
+
+
+async def test_a_restart_writes_nothing_when_nothing_changed() -> None:
+    world = World(PLAN)
+    await until_stage(world, 1)
+    await world.run(minutes(1))
+    written, told = len(world.objects.statuses), len(world.objects.events)
+    world.restart()
+    await world.run(minutes(1))
+    assert (len(world.objects.statuses), len(world.objects.events)) == (written, told)
+
+
+async def test_a_restart_neither_resets_nor_shortens_the_bake() -> None:
+    world = World(PLAN)
+    for _ in range(20):
+        await world.run(seconds(45))
+        world.restart()
+    assert world.ledger.stage == 2
+    assert world.ledger.entered_at is not None
+    assert world.ledger.entered_at - T0 >= minutes(10)
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("call", ["commit", "lower"])
+async def test_a_crash_between_the_commit_and_its_answer_does_nothing_twice(call: str) -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(7))
+
+    def crash(name: str) -> None:
+        if name == call:
+            world.store.after = lambda _: None
+            raise Crash
+
+    world.store.after = crash
+    with pytest.raises(Crash):
+        await world.run(timedelta(hours=1))
+    world.restart()
+    await world.run(timedelta(hours=1))
+    assert [reason for reason, *_ in world.store.audit] == ["StageEntered", "StageEntered", "FlagsDisabled"]
+    assert world.status["phase"] == "RolledBack"
+
+
+# The store.
+
+
+@pytest.mark.parametrize("problem", [UNREACHABLE, Problem("PermissionDenied", "role app may not read")])
+async def test_an_outage_of_the_store_loses_neither_evidence_nor_bake(problem: Problem) -> None:
+    world = World(PLAN)
+    await world.run(minutes(3))
+    world.store.down = problem
+    await world.run(minutes(1))
+    phase = "Stalled" if problem.stalled else "Pending"
+    assert (world.status["phase"], world.condition("Ready")) == (phase, "False")
+    assert world.reasons == ["StageEntered", problem.reason]
+    world.store.checkpoints.clear()
+    world.store.down = None
+    await world.run(minutes(2))
+    assert world.ledger.stage == 1, "three minutes, one that was caught up, and one more"
+    assert world.status["phase"] == "Baking"
+    assert world.store.calls.count("open") == 1
+
+
+async def test_harm_during_an_outage_of_the_store_is_taken_back_with_its_return() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(3))
+    await world.run(minutes(3))
+    world.store.down = UNREACHABLE
+    await world.run(minutes(2))
+    world.store.down = None
+    await world.run(seconds(5))
+    assert world.store.rows["bell"].is_off
+
+
+async def test_what_was_done_is_told_although_the_store_failed_right_after_it() -> None:
+    world = World(PLAN)
+
+    def fail(name: str) -> None:
+        if name == "commit":
+            world.store.down = UNREACHABLE
+
+    world.store.after = fail
+    await world.run(seconds(1))
+    assert world.reasons == ["StoreUnreachable"]
+    world.store.down = None
+    world.store.after = lambda _: None
+    await world.run(seconds(10))
+    assert world.reasons == ["StoreUnreachable", "StageEntered"]
+    assert [h["action"] for h in world.status["history"]] == ["Advance"]
+
+
+async def test_a_ledger_row_that_another_process_took_is_opened_again_after_a_pause() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    world.store.ledgers[KEY] = replace(world.ledger, epoch=7)
+    assert await world.step() == RETRY
+    await world.run(minutes(5))
+    assert (world.ledger.epoch, world.ledger.stage) == (8, 1)
+
+
+async def test_nothing_is_raised_under_somebody_elses_epoch() -> None:
+    world = World(PLAN)
+    await world.run(minutes(4.5))
+    other = Reconciler(world.objects, world.clock, world.telemetry, lambda *_: None)
+    mine, world.reconciler = world.reconciler, other
+    await world.step()
+    world.reconciler = mine
+    world.store.before = _never_commits
+    assert await world.step() == RETRY
+
+
+def _never_commits(name: str) -> None:
+    assert name != "commit"
+
+
+async def test_a_fence_at_the_commit_is_no_loop() -> None:
+    world = World(PLAN)
+
+    def fenced(name: str) -> None:
+        if name == "commit":
+            raise Fenced
+
+    world.store.before = fenced
+    await world.run(seconds(20))
+    assert world.store.calls.count("commit") <= 13
+    assert world.store.audit == []
+
+
+async def test_a_row_that_changes_between_reading_and_writing_is_seen() -> None:
+    world = World(PLAN)
+
+    def meddle(name: str) -> None:
+        if name == "commit":
+            world.store.before = lambda _: None
+            world.store.rows["bell"] = exposure(3)
+
+    world.store.before = meddle
+    await world.run(minutes(1))
+    assert world.ledger.baseline == {"bell": exposure(3)}
+    assert world.ledger.stage == 0
+
+
+async def test_a_row_that_somebody_changed_pauses_until_it_is_put_back() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    world.store.rows["bell"] = exposure(77)
+    await world.run(timedelta(hours=1))
+    assert (world.status["phase"], world.ledger.stage) == ("Paused", 0)
+    assert world.store.rows["bell"] == exposure(77)
+    baked = world.ledger.baked
+    assert baked <= minutes(1.5), "no bake while paused"
+    world.store.rows["bell"] = exposure(10)
+    await world.run(minutes(5))
+    assert world.ledger.stage == 1
+
+
+async def test_a_row_that_somebody_changed_is_still_lowered() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    world.store.rows["bell"] = exposure(100)
+    world.source.answer = harm(minutes(1))
+    await world.run(minutes(2))
+    assert world.store.rows["bell"].is_off
+    assert world.status["phase"] == "RolledBack"
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        pytest.param("open", CONFLICT, id="a flag that an edit added is somebody else's"),
+        pytest.param("read flags", Problem("FlagRowInvalid", "flag bell: column is NULL"), id="a row means nothing"),
+    ],
+)
+async def test_what_keeps_it_from_going_on_does_not_keep_it_from_lowering(call: str, problem: Problem) -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+
+    def fail(name: str) -> None:
+        if name == call:
+            raise problem
+
+    world.edit(plan(*PLAN.stages, stage("menu", ("menu", 10))))
+    world.store.before = fail
+    await world.run(minutes(10))
+    assert (world.ledger.stage, world.status["phase"]) == (0, "Stalled")
+    assert world.condition("Stalled") == "True"
+    world.source.answer = lambda *_: BAD
+    await world.run(minutes(2))
+    assert world.store.rows["bell"].is_off
+
+
+async def test_a_ledger_row_of_somebody_else_is_not_touched() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.create("uid-2")
+    world.restart()
+    world.source.answer = lambda *_: BAD
+
+    def fail(name: str) -> None:
+        if name == "open":
+            raise Problem("AdoptionRequired", "a rollout of the same name was never ended")
+
+    world.store.before = fail
+    await world.run(minutes(5))
+    assert world.status["phase"] == "Stalled"
+    assert world.store.rows["bell"] == exposure(10)
+
+
+async def test_flags_that_were_given_up_by_hand_are_not_lowered_any_more() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.restart()
+    world.source.answer = lambda *_: BAD
+
+    def fail(name: str) -> None:
+        if name == "open":
+            raise Problem("Released", "its flags were released")
+
+    world.store.before = fail
+    await world.run(minutes(5))
+    assert world.store.rows["bell"] == exposure(10)
+    assert world.status["phase"] == "Stalled"
+
+
+async def test_progress_that_cannot_be_read_is_begun_anew() -> None:
+    world = World(PLAN)
+    await world.run(minutes(2))
+    world.store.checkpoints[KEY] = (1, '{"stageFrom": 3}')
+    world.restart()
+    await world.run(minutes(4))
+    assert world.ledger.stage == 1
+
+
+async def test_a_checkpoint_that_fails_is_made_again() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    await world.reconciler.checkpoint()
+    world.clock.time += minutes(1)
+    await world.step()
+    await world.step()
+    world.store.down = UNREACHABLE
+    await world.reconciler.checkpoint()
+    world.store.down = None
+    before = world.ledger.baked
+    await world.reconciler.checkpoint()
+    assert world.ledger.baked > before
+
+
+# People.
+
+
+async def test_suspended_nothing_is_raised_and_harm_is_taken_back() -> None:
+    world = World(PLAN)
+    await world.run(minutes(2))
+    world.edit(PLAN, suspended=True)
+    await world.run(timedelta(hours=1))
+    assert (world.ledger.stage, world.status["phase"]) == (0, "Paused")
+    assert world.ledger.baked <= minutes(2)
+    world.source.answer = harm(timedelta(hours=1))
+    await world.run(minutes(5))
+    assert world.status["phase"] == "RolledBack"
+
+
+async def test_an_edit_of_what_was_entered_holds_and_of_what_comes_goes_on() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.edit(plan(stage("ten", ("bell", 12)), *PLAN.stages[1:]))
+    await world.run(minutes(10))
+    assert (world.ledger.stage, world.condition("Stalled"), world.reasons[-1]) == (0, "True", "PlanChanged")
+    world.edit(plan(PLAN.stages[0], stage("third", ("bell", 33)), PLAN.stages[2]))
+    await world.run(minutes(30))
+    assert [after.percentage for _, _, _, after in world.store.audit] == [10, 33, 100]
+
+
+async def test_another_plan_begins_a_new_attempt_after_a_revert() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(7), minutes(9))
+    await world.run(minutes(20))
+    assert world.ledger.latch is not None
+    world.edit(plan(PLAN.stages[0], stage("quarter", ("bell", 25)), PLAN.stages[2]))
+    await world.run(timedelta(hours=1))
+    assert (world.ledger.attempt, world.ledger.latch, world.status["phase"]) == (2, None, "Completed")
+    assert world.reasons[3:] == ["Rearmed", "StageEntered", "StageEntered", "StageEntered", "Completed"]
+
+
+async def test_a_plan_that_has_grown_since_it_was_completed_goes_on() -> None:
+    world = World(PLAN, bell=OFF, menu=OFF)
+    await world.run(timedelta(hours=1))
+    world.edit(plan(*PLAN.stages, stage("menu", ("menu", 10))))
+    await world.run(timedelta(hours=1))
+    assert world.store.rows["menu"] == exposure(10)
+    assert (world.status["phase"], world.ledger.stage) == ("Completed", 3)
+
+
+async def test_a_broken_manifest_holds_and_the_last_good_plan_guards() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
+    await world.run(minutes(10))
+    assert (world.ledger.stage, world.status["phase"]) == (0, "Stalled")
+    world.source.answer = lambda *_: BAD
+    await world.run(minutes(2))
+    assert world.status["phase"] == "Stalled"
+    assert world.condition("RolledBack") == "True"
+    assert world.store.rows["bell"].is_off
+
+
+async def test_a_flag_store_that_was_removed_does_not_stop_the_guards() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.edit(PLAN, store=None, source=world.source)
+    await world.run(minutes(10))
+    assert (world.ledger.stage, world.reasons[-1]) == (0, "StoreNotFound")
+    world.source.answer = lambda *_: BAD
+    await world.run(minutes(2))
+    assert world.store.rows["bell"].is_off
+
+
+async def test_a_manifest_that_never_could_be_followed_only_says_so() -> None:
+    world = World(PLAN)
+    world.edit(None, trouble=Trouble("InvalidPlan", "no such metric"))
+    await world.run(minutes(1))
+    assert (world.status["phase"], world.reasons, world.store.calls) == ("Stalled", ["InvalidPlan"], [])
+
+
+async def test_the_answer_to_an_old_question_is_thrown_away() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    look = world.source.look
+    world.clock.time += seconds(30)
+    asked = len(world.source.asked)
+    await world.reconciler.reconcile(world.target())
+    world.source.answer = lambda *_: BAD
+    await world.step()
+    world.edit(plan(rows=[row(Severity.HIGH, above(limit="1%", key="another template"))], metrics=[ratio()]))
+    world.source.answer = lambda *_: GOOD
+    await world.step()
+    await world.step()
+    assert world.ledger.latch is None
+    assert look is not None
+    windows = [window for _, window in world.source.asked[asked:]]
+    assert len(windows) == 2
+    assert windows[0] == windows[1], "it is asked again"
+
+
+async def test_nothing_is_raised_on_a_manifest_that_has_changed_meanwhile() -> None:
+    world = World(PLAN)
+    stale = world.target()
+    await world.step()
+    world.edit(PLAN)
+    assert await world.reconciler.reconcile(stale) == RETRY
+    assert world.store.audit == []
+    await world.run(seconds(1))
+    assert world.ledger.stage == 0
+
+
+async def test_a_decision_that_would_break_an_invariant_is_not_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mad(view: View) -> Decision:
+        return Decision(
+            Verb.ADVANCE,
+            Phase.BAKING,
+            "StageEntered",
+            "mad",
+            ledger=replace(view.ledger, stage=view.ledger.stage + 2),
+            before={"bell": OFF},
+            after={"bell": exposure(100)},
+        )
+
+    monkeypatch.setattr("feature_rollout.reconcile.loop.decide", mad)
+    world = World(PLAN)
+    await world.run(seconds(10))
+    assert world.store.audit == []
+    assert (world.status["phase"], world.condition("Stalled")) == ("Stalled", "True")
+    assert set(world.telemetry.violations) >= {"S1", "S11"}
+    assert world.reasons == ["InvariantViolated"]
+
+
+# Telling.
+
+
+async def test_a_problem_is_told_once_and_heals() -> None:
+    world = World(PLAN)
+    world.store.down = CONFLICT
+    await world.run(minutes(10))
+    assert (world.reasons, len(world.objects.statuses)) == (["Conflict"], 1)
+    world.restart()
+    await world.run(minutes(1))
+    assert (world.reasons, len(world.objects.statuses)) == (["Conflict"], 1), "a restart is no news"
+    world.store.down = None
+    await world.run(minutes(1))
+    assert (world.status["phase"], world.condition("Stalled")) == ("Baking", "False")
+
+
+async def test_healthy_looks_write_no_status() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    written = len(world.objects.statuses)
+    await world.run(minutes(4))
+    assert len(world.telemetry.verdicts) >= 8
+    assert len(world.objects.statuses) == written
+
+
+async def test_a_status_that_could_not_be_written_is_written_again() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    written = world.objects.statuses[-1]
+    del world.rollout["status"]
+    world.reconciler.status_lost(world.uid)
+    world.reconciler.status_lost("nobody")
+    await world.step()
+    assert world.status["history"] == written["history"]
+    count = len(world.objects.statuses)
+    await world.step()
+    assert len(world.objects.statuses) == count
+
+
+async def test_an_api_server_that_is_away_stops_raising_and_not_lowering() -> None:
+    world = World(PLAN)
+    await world.run(minutes(4))
+    world.objects.down = True
+    await world.run(minutes(10))
+    assert world.ledger.stage == 0
+    world.source.answer = lambda *_: BAD
+    await world.run(minutes(1))
+    assert world.store.rows["bell"].is_off
+    assert world.store.calls.count("open") == 1
+
+
+# Deletion.
+
+
+@pytest.mark.parametrize(
+    ("on_delete", "left"),
+    [
+        (OnDelete.KEEP, exposure(10, "staff")),
+        (OnDelete.DISABLE, exposure(10, "staff", enabled=False)),
+        (OnDelete.RESTORE, exposure(3, "staff")),
+    ],
+)
+async def test_deletion_leaves_the_rows_as_on_delete_says(on_delete: OnDelete, left: object) -> None:
+    world = World(PLAN, bell=exposure(3, "staff"))
+    await until_stage(world, 0)
+    world.delete()
+    world.target_changes["on_delete"] = on_delete
+    assert await world.step() is None
+    assert world.store.rows["bell"] == left
+    assert world.rollout["metadata"]["finalizers"] == []
+    assert (world.store.closed, world.store.owners) == ({KEY}, {})
+    assert world.reasons[-1] == "Released"
+    assert await world.step() is None
+    assert world.reasons.count("Released") == 1
+
+
+async def test_deletion_restores_no_more_than_is_there() -> None:
+    world = World(PLAN, bell=exposure(50))
+    await until_stage(world, 0)
+    world.delete()
+    world.target_changes["on_delete"] = OnDelete.RESTORE
+    await world.step()
+    assert world.store.rows["bell"] == exposure(10), "the stage had lowered it; a deletion raises nothing"
+
+
+async def test_a_deletion_waits_for_the_database_and_says_how_to_do_without() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.store.down = UNREACHABLE
+    world.delete()
+    await world.run(minutes(5))
+    assert world.rollout["metadata"]["finalizers"]
+    assert "featurerollout.dev/abandon" in str(world.status["conditions"])
+    assert world.reasons.count("StoreUnreachable") == 1
+    world.delete(**{"featurerollout.dev/abandon": "the database is gone for good"})
+    await world.step()
+    assert world.rollout["metadata"]["finalizers"] == []
+    assert world.reasons[-1] == "Abandoned"
+    assert world.store.rows["bell"] == exposure(10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"plan": None, "trouble": Trouble("InvalidPlan", "x")}, id="its plan is broken"),
+        pytest.param({"store": None}, id="its FlagStore was deleted before it"),
+    ],
+)
+async def test_a_rollout_can_be_deleted_although(changes: dict[str, Any]) -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.delete()
+    world.target_changes |= changes | {"on_delete": OnDelete.DISABLE}
+    await world.step()
+    assert world.store.rows["bell"].is_off
+    assert world.rollout["metadata"]["finalizers"] == []
+
+
+async def test_without_any_store_a_deletion_says_what_it_waits_for() -> None:
+    world = World(PLAN)
+    world.rollout["metadata"]["finalizers"] = ["featurerollout.dev/finalizer"]
+    world.delete()
+    world.target_changes["store"] = None
+    assert await world.step() == RETRY
+    assert world.reasons == ["StoreNotFound"]
+
+
+async def test_a_rollout_that_never_began_is_let_go() -> None:
+    world = World(PLAN)
+    world.rollout["metadata"]["finalizers"] = ["featurerollout.dev/finalizer"]
+    world.delete()
+    await world.step()
+    assert world.rollout["metadata"]["finalizers"] == []
+
+
+async def test_a_ledger_row_of_an_older_object_is_not_released() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.create("uid-2")
+    world.rollout["metadata"]["finalizers"] = ["featurerollout.dev/finalizer"]
+    world.delete()
+    await world.step()
+    assert world.store.closed == set()
+
+
+async def test_the_finalizer_comes_before_the_ledger_and_goes_once() -> None:
+    world = World(PLAN)
+    world.objects.down = True
+    await world.run(seconds(10))
+    assert world.store.calls == []
+    world.objects.down = False
+    await world.run(minutes(1))
+    world.objects.down = True
+    world.delete()
+    await world.run(seconds(10))
+    assert (world.reasons.count("Released"), world.store.calls.count("release")) == (1, 1)
+    world.objects.down = False
+    await world.step()
+    assert world.rollout["metadata"]["finalizers"] == []
+
+
+async def test_the_same_rollout_may_be_made_again() -> None:
+    world = World(PLAN)
+    await until_stage(world, 1)
+    world.delete()
+    await world.step()
+    world.reconciler.forget(world.uid)
+    world.reconciler.forget(world.uid)
+    world.create("uid-2")
+    world.store.rows["bell"] = OFF
+    await world.run(seconds(5))
+    assert (world.ledger.uid, world.ledger.stage) == ("uid-2", 0)
+
+
+# Whatever happens.
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=15)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["good", "bad", "error", "empty", "restart", "store down", "store up", "suspend", "resume", "hand", "fence"]
+        ),
+        max_size=25,
+    )
+)
+async def test_whatever_happens_no_raise_follows_a_latch_and_none_is_without_its_bake(events: list[str]) -> None:
+    world = World(PLAN)
+    answers = {"good": GOOD, "bad": BAD, "error": {"error": "timeout"}, "empty": {"events": 0.0, "units": 0.0}}
+    now = {"answer": GOOD}
+    world.source.answer = lambda *_: now["answer"]
+    for event in events:
+        now["answer"] = answers.get(event, now["answer"])
+        match event:
+            case "restart":
+                world.restart()
+            case "store down":
+                world.store.down = UNREACHABLE
+            case "store up":
+                world.store.down = None
+            case "suspend" | "resume":
+                world.edit(PLAN, suspended=event == "suspend")
+            case "hand":
+                world.store.rows["bell"] = OFF
+            case "fence" if KEY in world.store.ledgers:
+                world.store.ledgers[KEY] = replace(world.ledger, epoch=world.ledger.epoch + 3)
+        await world.run(minutes(2))
+    reasons = [reason for reason, *_ in world.store.audit]
+    entered = [at for at, reason in enumerate(reasons) if reason == "StageEntered"]
+    reverted = [at for at, reason in enumerate(reasons) if reason == "FlagsDisabled"]
+    assert not reverted or max(entered, default=-1) < min(reverted)
+    assert len(entered) <= 1 + (2 * len(events)) / 5
+    assert world.telemetry.violations == []
+    assert all(raises(before, after) for reason, _, before, after in world.store.audit if reason == "StageEntered")
+    world.reconciler.forget(world.uid)
