@@ -1,0 +1,54 @@
+"""Where the API server is and who we are there: in-cluster, or a kubeconfig file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from feature_rollout.kube.errors import ApiError
+
+
+class NoConnection(ApiError):
+    """Neither a service account nor a usable kubeconfig was found; the message says what was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the API server.
+
+    With neither field set: the pod's service account where there is one, else the
+    default kubeconfig (`KUBECONFIG`, `~/.kube/config`).
+    """
+
+    kubeconfig: str | None = None
+    context: str | None = None
+
+    async def load(self) -> Any:
+        """Read it anew, tokens and certificates too; return a `kubernetes.aio.client.Configuration`.
+
+        Any: the client library ships no types.
+        """
+        # The client library takes half a second to import, which `featurerollout --help` need not wait for.
+        from kubernetes.aio.client import Configuration  # noqa: PLC0415
+        from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
+
+        configuration = Configuration()
+        if self.kubeconfig is None and self.context is None:
+            try:
+                load_incluster_config(client_configuration=configuration)
+            except ConfigException:
+                pass
+            else:
+                return configuration
+        try:
+            await load_kube_config(
+                config_file=self.kubeconfig,
+                context=self.context,
+                client_configuration=configuration,
+                # We never write into the user's file.
+                persist_config=False,
+            )
+        except (ConfigException, OSError) as error:
+            where = self.kubeconfig or "the default kubeconfig"
+            raise NoConnection(f"no service account of a pod, and {where} cannot be used: {error}") from error
+        return configuration

@@ -1,0 +1,102 @@
+"""What the reconciler reads from and writes to the API server about one rollout (`ports.RolloutObjects`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from feature_rollout.kube.client import Api
+from feature_rollout.kube.errors import Gone, Stale
+from feature_rollout.kube.events import EventRecorder
+from feature_rollout.kube.ratelimit import TokenBucket
+from feature_rollout.kube.resources import GROUP, ROLLOUTS
+
+FINALIZER = f"{GROUP}/finalizer"
+STATUS_WRITES_PER_S = 20.0
+STATUS_BURST = 50
+# Somebody else wrote the object between our read and our patch; more often than this is not bad luck.
+FINALIZER_ATTEMPTS = 3
+# Before a raise the object is read afresh, and what was read counts for 2 s only.
+FRESH_TIMEOUT_S = 2.0
+
+
+class KubeRollouts:
+    """`ports.RolloutObjects` over the real API server. Its methods raise `kube.errors.ApiError`."""
+
+    def __init__(self, api: Api, events: EventRecorder, *, bucket: TokenBucket | None = None) -> None:
+        self._api = api
+        self._events = events
+        self._bucket = bucket or TokenBucket(per_second=STATUS_WRITES_PER_S, burst=STATUS_BURST)
+
+    async def fresh(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """The object as the API server has it now, or None when it is gone."""
+        return await self._api.get(ROLLOUTS, namespace, name, timeout_s=FRESH_TIMEOUT_S)
+
+    async def add_finalizer(self, rollout: Mapping[str, Any]) -> None:
+        """Idempotent. Raises Gone when this UID is not there, Stale when it is being deleted or keeps changing."""
+        current: Mapping[str, Any] | None = rollout
+        for _ in range(FINALIZER_ATTEMPTS):
+            metadata = self._same(rollout, current)
+            if metadata is None:
+                raise Gone(f"add the finalizer of {_name(rollout)}", 404)
+            finalizers = metadata.get("finalizers") or []
+            if FINALIZER in finalizers:
+                return
+            if metadata.get("deletionTimestamp"):
+                raise Stale(f"add a finalizer to {_name(rollout)}, which is being deleted")
+            path, value = ("/metadata/finalizers/-", FINALIZER) if finalizers else ("/metadata/finalizers", [FINALIZER])
+            if await self._patched(current, {"op": "add", "path": path, "value": value}):
+                return
+            current = await self._again(rollout)
+        raise Stale(f"add the finalizer of {_name(rollout)}")
+
+    async def remove_finalizer(self, rollout: Mapping[str, Any]) -> None:
+        """Idempotent, also when this UID is gone. Raises Stale when the object keeps changing."""
+        current: Mapping[str, Any] | None = rollout
+        for _ in range(FINALIZER_ATTEMPTS):
+            metadata = self._same(rollout, current)
+            finalizers = [] if metadata is None else metadata.get("finalizers") or []
+            if FINALIZER not in finalizers:
+                return
+            path = f"/metadata/finalizers/{finalizers.index(FINALIZER)}"
+            try:
+                if await self._patched(current, {"op": "remove", "path": path}):
+                    return
+            except Gone:
+                return
+            current = await self._again(rollout)
+        raise Stale(f"remove the finalizer of {_name(rollout)}")
+
+    async def write_status(self, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Make this the whole status, reverts before the others. Raises Stale or Gone; then nothing was written."""
+        await self._bucket.acquire(urgent=status.get("phase") == "RolledBack")
+        await self._api.apply_status(ROLLOUTS, rollout, status)
+
+    def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
+        """Record an Event, `kind` Normal or Warning; returns at once."""
+        self._events.record(rollout, kind=kind, reason=reason, action=action, note=note)
+
+    @staticmethod
+    def _same(decided_on: Mapping[str, Any], current: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The current metadata, or None when another object has taken the name or nothing has it."""
+        if current is None or current["metadata"]["uid"] != decided_on["metadata"]["uid"]:
+            return None
+        metadata: Mapping[str, Any] = current["metadata"]
+        return metadata
+
+    async def _patched(self, current: Mapping[str, Any] | None, op: Mapping[str, Any]) -> bool:
+        """Whether the patch went through; False when the object has changed since it was read."""
+        assert current is not None  # noqa: S101 - for the type checker: the callers have seen its metadata
+        try:
+            await self._api.json_patch(ROLLOUTS, current, [op])
+        except Stale:
+            return False
+        return True
+
+    async def _again(self, rollout: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return await self._api.get(ROLLOUTS, rollout["metadata"]["namespace"], rollout["metadata"]["name"])
+
+
+def _name(rollout: Mapping[str, Any]) -> str:
+    metadata = rollout["metadata"]
+    return f"{metadata.get('namespace')}/{metadata.get('name')}"

@@ -1,0 +1,108 @@
+"""Answers on the status of FlagStores, MetricProviders and RolloutActions.
+
+A kind that has no effect yet is told so on the object itself: nothing that people apply
+is silently ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from feature_rollout.core import reasons
+from feature_rollout.core.decision import Trouble
+from feature_rollout.core.status import with_transition_times
+from feature_rollout.kube.client import Api
+from feature_rollout.kube.errors import ApiError, ApiUnavailable
+from feature_rollout.kube.resources import ACTIONS, PROVIDERS, STORES
+from feature_rollout.runtime.inventory import ObjectKey, key_of
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 2.0
+QUEUE_MAX = 10_000
+
+ACTION_NOT_IN_EFFECT = "This version does not carry RolloutActions out; this one was refused and will never be applied."
+PROVIDER_NOT_IN_EFFECT = "This version measures SQL metrics only; metrics of this provider cannot be looked at."
+STORE_READY = "The database can be reached, and its flag table and bookkeeping are as they should be."
+
+
+class Answers:
+    """`consider()` for each object seen, `store_is()` for what was found out of a FlagStore; `run()` as a task."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._waiting: dict[tuple[str, ObjectKey], tuple[Mapping[str, Any], dict[str, Any]]] = {}
+        self._told: dict[str, tuple[int, str]] = {}
+        self._changed = asyncio.Event()
+
+    def consider(self, plural: str, obj: Mapping[str, Any]) -> None:
+        """Say of an object what this version does with it."""
+        trouble = Trouble(reasons.NOT_IN_EFFECT, ACTION_NOT_IN_EFFECT if plural == ACTIONS else PROVIDER_NOT_IN_EFFECT)
+        if plural == ACTIONS:
+            self._say(plural, obj, trouble, {"phase": "Refused"})
+        elif plural == PROVIDERS:
+            self._say(plural, obj, trouble, {})
+
+    def store_is(self, store: Mapping[str, Any], trouble: Trouble | None) -> None:
+        """Say whether a FlagStore can be used."""
+        self._say(STORES, store, trouble, {})
+
+    async def run(self) -> None:
+        while True:
+            self._changed.clear()
+            while self._waiting:
+                key = next(iter(self._waiting))
+                await self._write(key[0], *self._waiting.pop(key))
+            await self._changed.wait()
+
+    def _say(self, plural: str, obj: Mapping[str, Any], trouble: Trouble | None, more: Mapping[str, str]) -> None:
+        key = key_of(obj)
+        if key is None or len(self._waiting) >= QUEUE_MAX:
+            return
+        metadata = obj["metadata"]
+        said = (int(metadata.get("generation", 0)), f"{trouble.reason} {trouble.message}" if trouble else "")
+        before = obj.get("status") or {}
+        if self._told.get(metadata["uid"]) == said or _says(before, said[0], trouble):
+            return
+        self._told[metadata["uid"]] = said
+        status = {**more, "observedGeneration": said[0], "conditions": _conditions(before, said[0], trouble)}
+        self._waiting[plural, key] = (obj, status)
+        self._changed.set()
+
+    async def _write(self, plural: str, obj: Mapping[str, Any], status: dict[str, Any]) -> None:
+        try:
+            await self._api.apply_status(plural, obj, status)
+        except ApiUnavailable:
+            self._told.pop(obj["metadata"]["uid"], None)
+            self._waiting.setdefault((plural, key_of(obj) or ("", "")), (obj, status))
+            await asyncio.sleep(RETRY_S)
+        except ApiError as error:
+            # Changed or gone: its next event brings it here again.
+            self._told.pop(obj["metadata"]["uid"], None)
+            log.info("a status of %s was not written: %s", plural, error)
+
+
+def _conditions(before: Mapping[str, Any], generation: int, trouble: Trouble | None) -> list[dict[str, Any]]:
+    reason, message = (trouble.reason, trouble.message) if trouble else (reasons.AS_PLANNED, STORE_READY)
+    rows = [
+        ("Ready", "False" if trouble else "True"),
+        ("Stalled", "True" if trouble and trouble.stalled else "False"),
+    ]
+    conditions = [
+        {"type": kind, "status": status, "reason": reason, "message": message[:1024], "observedGeneration": generation}
+        for kind, status in rows
+    ]
+    return with_transition_times(conditions, before, datetime.now(UTC))
+
+
+def _says(status: Mapping[str, Any], generation: int, trouble: Trouble | None) -> bool:
+    """Whether the object's status says it already."""
+    ready = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), None)
+    if ready is None or status.get("observedGeneration") != generation:
+        return False
+    wanted = (trouble.reason, trouble.message[:1024]) if trouble else (reasons.AS_PLANNED, STORE_READY)
+    return (ready.get("reason"), ready.get("message")) == wanted

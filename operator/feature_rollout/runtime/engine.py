@@ -1,0 +1,116 @@
+"""The engine: from an event of the watch to a reconcile, and what runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from feature_rollout.kube.resources import ROLLOUTS, STORES
+from feature_rollout.reconcile import Reconciler
+from feature_rollout.runtime.answers import Answers
+from feature_rollout.runtime.gather import Gatherer
+from feature_rollout.runtime.inventory import Inventory, RolloutKey
+from feature_rollout.runtime.scheduler import Scheduler
+from feature_rollout.runtime.stores import Stores
+from feature_rollout.runtime.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+# A crash forgets at most this much of what was measured; the windows are then asked for again.
+CHECKPOINT_S = 5.0
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class Counts:
+    """`reconcile.Telemetry` on Prometheus metrics."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def looked(self, verdict: str) -> None:
+        self._telemetry.looks.labels(verdict).inc()
+
+    def reverted(self, severity: str, seconds: float) -> None:
+        self._telemetry.reverts.labels(severity).inc()
+        self._telemetry.time_to_revert_seconds.observe(max(seconds, 0.0))
+
+    def violated(self, invariant: str) -> None:
+        self._telemetry.invariant_violations.labels(invariant).inc()
+
+
+class Engine:
+    """Hands objects to the inventory, wakes rollouts, and reconciles them."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Inventory,
+        scheduler: Scheduler[RolloutKey],
+        gatherer: Gatherer,
+        reconciler: Reconciler,
+        answers: Answers,
+        stores: Stores,
+        telemetry: Telemetry,
+    ) -> None:
+        self._inventory = inventory
+        self._scheduler = scheduler
+        self._gatherer = gatherer
+        self._reconciler = reconciler
+        self._answers = answers
+        self._stores = stores
+        self._telemetry = telemetry
+        self._uids: dict[RolloutKey, str] = {}
+
+    def offer(self, plural: str, event_type: str | None, obj: Mapping[str, Any]) -> None:
+        """Take an event of the watch; quick, and never raises."""
+        for key in self._inventory.offer(plural, event_type, obj):
+            self.wake(key)
+        if plural == STORES:
+            self._stores.wake()
+        elif plural != ROLLOUTS and event_type != "DELETED":
+            self._answers.consider(plural, obj)
+
+    def wake(self, key: RolloutKey) -> None:
+        """Deletions go first: what is to be switched off must not wait."""
+        rollout = self._inventory.get(ROLLOUTS, *key)
+        urgent = rollout is not None and "deletionTimestamp" in (rollout.get("metadata") or {})
+        self._scheduler.wake(key, urgent=urgent)
+
+    async def work(self, key: RolloutKey) -> float | None:
+        """One reconcile; returns in how many seconds the next is due."""
+        with self._telemetry.reconcile_seconds.time():
+            target = await self._gatherer.target(key)
+            uid = target.uid if target is not None else None
+            old = self._uids.get(key)
+            if old is not None and old != uid:
+                self._reconciler.forget(old)
+                del self._uids[key]
+            if target is None:
+                self._scheduler.forget(key)
+                return None
+            self._uids[key] = target.uid
+            due = await self._reconciler.reconcile(target)
+        return due.total_seconds() if due is not None else None
+
+    async def checkpoint_forever(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            await self._reconciler.checkpoint()
+            self._count_phases()
+
+    def _count_phases(self) -> None:
+        phases = Counter(
+            ((self._inventory.get(ROLLOUTS, *key) or {}).get("status") or {}).get("phase", "Pending")
+            for key in self._inventory.rollouts()
+        )
+        self._telemetry.rollouts.clear()
+        for phase, count in phases.items():
+            self._telemetry.rollouts.labels(phase).set(count)

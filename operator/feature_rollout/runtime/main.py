@@ -1,0 +1,262 @@
+"""The composition root: settings in, a running operator out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from feature_rollout import __version__
+from feature_rollout.kube.client import Api
+from feature_rollout.kube.connection import Connection, NoConnection
+from feature_rollout.kube.errors import ApiError
+from feature_rollout.kube.events import EventRecorder
+from feature_rollout.kube.resources import RESOURCES, STORES
+from feature_rollout.kube.rollouts import KubeRollouts
+from feature_rollout.reconcile import Reconciler
+from feature_rollout.runtime import logs
+from feature_rollout.runtime.answers import Answers
+from feature_rollout.runtime.engine import Counts, Engine, SystemClock
+from feature_rollout.runtime.gather import Gatherer
+from feature_rollout.runtime.http import Heartbeat, HttpServer
+from feature_rollout.runtime.inventory import Inventory, RolloutKey
+from feature_rollout.runtime.objects import BackgroundObjects
+from feature_rollout.runtime.scheduler import Scheduler
+from feature_rollout.runtime.settings import Settings
+from feature_rollout.runtime.stores import Stores
+from feature_rollout.runtime.sweeper import Sweeper
+from feature_rollout.runtime.telemetry import Telemetry
+from feature_rollout.runtime.watch import Watch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+START_RETRY_S = 2.0
+DRAIN_S = 8.0
+FAREWELL_S = 3.0
+# After a status that was decided on an old version of its object: the watch brings the new one meanwhile.
+STATUS_RETRY_S = 0.2
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code: 0 after a clean end, 1 otherwise, 2 for bad settings."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = "FEATUREROLLOUT_" + "_".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"error: {name}: {problem['msg']}\n")
+        return 2
+    logs.set_up(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(_Operator(settings).run())
+    except NoConnection as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+class _Operator:
+    """Starts the parts in order, and ends them in the reverse of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection = Connection(settings.kubeconfig, settings.context)
+        self._telemetry = Telemetry()
+        self._heartbeat = Heartbeat()
+        self._inventory = Inventory()
+        self._parts: _Parts | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        log.info("featurerollout %s starts", __version__)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        http = HttpServer(
+            host=self._settings.http_host,
+            port=self._settings.http_port,
+            registry=self._telemetry.registry,
+            live=self._not_live,
+            ready=self._not_ready,
+        )
+        heartbeat = asyncio.create_task(self._heartbeat.run(), name="heartbeat")
+        try:
+            await http.start()
+            async with Api(self._connection, on_request=self._telemetry.api_request) as api:
+                cluster = await self._until_it_works(lambda: self._cluster_name(api))
+                if cluster is not None:
+                    self._parts = _compose(
+                        self._settings,
+                        self._connection,
+                        api,
+                        cluster,
+                        inventory=self._inventory,
+                        telemetry=self._telemetry,
+                    )
+                    await self._work(self._parts)
+        finally:
+            heartbeat.cancel()
+            await http.stop()
+        log.info("ended")
+
+    async def _work(self, parts: _Parts) -> None:
+        """Load, watch and reconcile until told to stop."""
+        tasks = [
+            asyncio.create_task(parts.recorder.run(), name="event recorder"),
+            asyncio.create_task(parts.objects.run(), name="status writer"),
+        ]
+        try:
+            if await self._until_it_works(lambda: _load(parts)) is None:
+                return
+            log.info("watching %s", ", ".join(self._settings.watch_namespaces) or "all namespaces")
+            parts.watch.start()
+            reconciling = asyncio.create_task(
+                parts.scheduler.run(parts.engine.work, workers=self._settings.workers), name="scheduler"
+            )
+            stores = parts.stores.check_forever(lambda: self._inventory.all(STORES))
+            tasks += [
+                asyncio.create_task(parts.sweeper.run(), name="sweeper"),
+                asyncio.create_task(parts.answers.run(), name="answers"),
+                asyncio.create_task(parts.engine.checkpoint_forever(), name="checkpoints"),
+                asyncio.create_task(stores, name="store checks"),
+            ]
+            await self._until_stopped([*tasks, reconciling])
+            await _end(parts, reconciling)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await parts.watch.stop()
+            await parts.stores.close()
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Return when told to stop; raise when a part ends, which none ever should."""
+        stop = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        for task in done - {stop}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} has ended by itself")
+
+    async def _until_it_works(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """The step's answer, however long the API server is away; None when told to stop."""
+        told = ""
+        while not self._stopping.is_set():
+            try:
+                return await step()
+            except ApiError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("cannot start yet, will try again: %s", told)
+            try:
+                async with asyncio.timeout(START_RETRY_S):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
+        return None
+
+    async def _cluster_name(self, api: Api) -> str:
+        """What tells this cluster from others in the ledger: the setting, or the UID of kube-system."""
+        if self._settings.cluster_name:
+            return self._settings.cluster_name
+        namespace = await api.namespace("kube-system")
+        if namespace is None:
+            raise ApiError(
+                "there is no namespace kube-system to name the cluster after: set FEATUREROLLOUT_CLUSTER_NAME"
+            )
+        return str(namespace["metadata"]["uid"])
+
+    def _not_live(self) -> list[str]:
+        watch = self._parts.watch.problems() if self._parts is not None and self._inventory.synced else []
+        return [*self._heartbeat.problems(), *watch]
+
+    def _not_ready(self) -> list[str]:
+        if self._stopping.is_set():
+            return ["stopping"]
+        return [] if self._inventory.synced else ["the CRDs are missing, or the objects were not listed yet"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """All parts, wired."""
+
+    recorder: EventRecorder
+    objects: BackgroundObjects
+    answers: Answers
+    stores: Stores
+    scheduler: Scheduler[RolloutKey]
+    reconciler: Reconciler
+    engine: Engine
+    watch: Watch
+    sweeper: Sweeper
+    api: Api
+
+
+def _compose(
+    settings: Settings, connection: Connection, api: Api, cluster: str, *, inventory: Inventory, telemetry: Telemetry
+) -> _Parts:
+    scheduler: Scheduler[RolloutKey] = Scheduler(
+        on_depth=telemetry.queue_depth.set, on_wait=telemetry.queue_wait_seconds.observe
+    )
+
+    def status_lost(uid: str, namespace: str, name: str) -> None:
+        reconciler.status_lost(uid)
+        scheduler.wake_in((namespace, name), STATUS_RETRY_S)
+
+    recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc)
+    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost)
+    answers = Answers(api)
+    stores = Stores(api, answers.store_is)
+    reconciler = Reconciler(
+        objects,
+        SystemClock(),
+        Counts(telemetry),
+        wake=lambda namespace, name: scheduler.wake((namespace, name)),
+        poll=timedelta(seconds=settings.drift_poll_seconds),
+    )
+    engine = Engine(
+        inventory=inventory,
+        scheduler=scheduler,
+        gatherer=Gatherer(cluster, inventory, stores),
+        reconciler=reconciler,
+        answers=answers,
+        stores=stores,
+        telemetry=telemetry,
+    )
+    watch = Watch(
+        connection=connection,
+        offer=engine.offer,
+        served=api.served,
+        namespaces=settings.watch_namespaces,
+        on_restart=telemetry.watch_restarts.inc,
+    )
+    sweeper = Sweeper(
+        api, inventory, namespaces=settings.watch_namespaces, wake=engine.wake, restart_watch=watch.restart
+    )
+    return _Parts(recorder, objects, answers, stores, scheduler, reconciler, engine, watch, sweeper, api)
+
+
+async def _load(parts: _Parts) -> bool:
+    missing = set(RESOURCES) - await parts.api.served()
+    if missing:
+        raise ApiError(f"CRDs are missing ({', '.join(sorted(missing))}): featurerollout crds | kubectl apply -f -")
+    await parts.sweeper.load()
+    return True
+
+
+async def _end(parts: _Parts, reconciling: asyncio.Task[None]) -> None:
+    """Finish what is under way, store what was measured, say what is left to say."""
+    log.info("stopping")
+    await parts.scheduler.drain(DRAIN_S)
+    await reconciling
+    await parts.reconciler.checkpoint()
+    await parts.objects.drain(FAREWELL_S)
+    await parts.recorder.drain(FAREWELL_S)

@@ -1,0 +1,62 @@
+"""What the operator can be told from outside, all of it by environment variables."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class Settings(BaseSettings):
+    """Read from `FEATUREROLLOUT_…` variables; an unusable value ends the program with its name."""
+
+    model_config = SettingsConfigDict(env_prefix="FEATUREROLLOUT_", frozen=True, hide_input_in_errors=True)
+
+    cluster_name: str = Field(
+        default="",
+        max_length=253,
+        description="The first part of every ledger key. Empty: the UID of the namespace kube-system.",
+    )
+    watch_namespaces: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Namespaces to work in, separated by commas. Empty: all."
+    )
+    http_host: str = Field(default="0.0.0.0", description="The address of /livez, /readyz and /metrics.")  # noqa: S104 - the kubelet and Prometheus come from outside the pod
+    http_port: int = Field(default=8080, ge=0, le=65535, description="Their port; 0 takes a free one and logs it.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Lines for people, or JSON lines.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="The least to log.")
+    kubeconfig: str | None = Field(default=None, description="A kubeconfig file. Empty: in-cluster, else the default.")
+    context: str | None = Field(default=None, description="A context of the kubeconfig. Empty: its current one.")
+    workers: int = Field(default=8, ge=1, le=256, description="How many rollouts are reconciled at a time.")
+    drift_poll_seconds: float = Field(
+        default=5.0, ge=0.1, le=3600.0, description="How often flag rows are read to see changes by others."
+    )
+
+    @field_validator("watch_namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("watch_namespaces")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # kopf would read anything else as a pattern, which needs the right to watch all namespaces.
+        for name in value:
+            if not NAMESPACE.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a namespace")
+        return value
+
+    @field_validator("kubeconfig", "context", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value

@@ -1,0 +1,152 @@
+"""The databases in use: one store per FlagStore object, made from its Secrets and kept open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from feature_rollout.api.base import InvalidObject
+from feature_rollout.api.flagstore import FlagStore, Pooler
+from feature_rollout.api.values import SecretSource
+from feature_rollout.core import reasons
+from feature_rollout.core.decision import Trouble
+from feature_rollout.kube.client import Api
+from feature_rollout.kube.errors import ApiError, PermissionDenied
+from feature_rollout.metrics.sql import SqlReader
+from feature_rollout.ports import Problem
+from feature_rollout.runtime.inventory import ObjectKey, key_of
+from feature_rollout.runtime.objects import API_FORBIDDEN, API_UNAVAILABLE
+from feature_rollout.store.config import StoreConfig, TableMapping
+from feature_rollout.store.store import PostgresFlagStore
+
+log = logging.getLogger(__name__)
+
+# Secrets are read again and every database is checked this often: a new password is used, and a broken
+# one shows on the FlagStore, without a restart and without waiting for a rollout.
+CHECK_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """An open store with its reader, and what they were made from."""
+
+    uid: str
+    config: StoreConfig
+    pooled: bool
+    store: PostgresFlagStore
+    reader: SqlReader | None
+
+    async def close(self) -> None:
+        await self.store.close()
+        if self.reader is not None:
+            await self.reader.close()
+
+
+class Stores:
+    """`get` while reconciling, `check_forever` as a task.
+
+    `tell(FlagStore, trouble or None)` is called after each check.
+    """
+
+    def __init__(self, api: Api, tell: Callable[[Mapping[str, Any], Trouble | None], None]) -> None:
+        self._api = api
+        self._tell = tell
+        self._handles: dict[ObjectKey, Handle] = {}
+        self._locks: dict[ObjectKey, asyncio.Lock] = {}
+        self._changed = asyncio.Event()
+
+    async def get(self, obj: Mapping[str, Any]) -> Handle:
+        """The handle of this FlagStore, connected or not. Raises Problem when there is nothing to connect with.
+
+        The API server is asked only for a store that is not known yet: a revert must not
+        need it.
+        """
+        key = key_of(obj) or ("", "")
+        handle = self._handles.get(key)
+        if handle is not None and handle.uid == obj["metadata"]["uid"]:
+            return handle
+        return await self._refresh(key, obj)
+
+    def wake(self) -> None:
+        """Check soon: a FlagStore is new or has changed."""
+        self._changed.set()
+
+    async def check_forever(self, listed: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Look after every FlagStore, until cancelled."""
+        while True:
+            self._changed.clear()
+            objects = list(listed())
+            await asyncio.gather(*(self._check(obj) for obj in objects))
+            known = {key_of(obj) for obj in objects}
+            for key in [key for key in self._handles if key not in known]:
+                await self._handles.pop(key).close()
+            try:
+                async with asyncio.timeout(CHECK_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        for handle in self._handles.values():
+            await handle.close()
+        self._handles.clear()
+
+    async def _check(self, obj: Mapping[str, Any]) -> None:
+        try:
+            handle = await self._refresh(key_of(obj) or ("", ""), obj)
+            await handle.store.check()
+        except Problem as problem:
+            if problem.reason != API_UNAVAILABLE:
+                self._tell(obj, Trouble(problem.reason, problem.message, problem.stalled))
+        else:
+            self._tell(obj, None)
+
+    async def _refresh(self, key: ObjectKey, obj: Mapping[str, Any]) -> Handle:
+        """Read the Secrets; make the store anew when they, or the FlagStore, say something else than before."""
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            try:
+                spec = FlagStore.parse(obj).spec
+            except InvalidObject as error:
+                raise Problem(reasons.INVALID_PLAN, f"FlagStore {key[1]}: {error}") from None
+            config = await self._config(key[0], spec)
+            pooled = spec.postgres.pooler is Pooler.TRANSACTION
+            old = self._handles.get(key)
+            uid = obj["metadata"]["uid"]
+            if old is not None and (old.uid, old.config, old.pooled) == (uid, config, pooled):
+                return old
+            reader = SqlReader(config.reader_uri, transaction_pooler=pooled) if config.reader_uri else None
+            handle = self._handles[key] = Handle(uid, config, pooled, PostgresFlagStore(config), reader)
+            if old is not None:
+                log.info("FlagStore %s/%s is opened anew", *key)
+                await old.close()
+            return handle
+
+    async def _config(self, namespace: str, spec: Any) -> StoreConfig:
+        postgres, table = spec.postgres, spec.table
+        uris = [
+            await self._uri(namespace, role) if role else None
+            for role in (postgres.writer, postgres.reader, postgres.owner)
+        ]
+        columns = table.columns
+        mapping = TableMapping(
+            table.schema_, table.name, columns.name, columns.enabled, columns.percentage, columns.groups
+        )
+        return StoreConfig(uris[0] or "", uris[1], uris[2], mapping, spec.notify_channel)
+
+    async def _uri(self, namespace: str, source: SecretSource) -> str:
+        name, key = source.secret_key_ref.name, source.secret_key_ref.key
+        try:
+            secret = await self._api.secret(namespace, name)
+        except PermissionDenied:
+            message = f"the operator may not read Secret {name} in namespace {namespace}: grant it `get` on it"
+            raise Problem(API_FORBIDDEN, message) from None
+        except ApiError as error:
+            raise Problem(API_UNAVAILABLE, f"Secret {name} could not be read: {error}", stalled=False) from None
+        if secret is None:
+            raise Problem(reasons.SECRET_NOT_FOUND, f"there is no Secret {name} in namespace {namespace}: create it")
+        if not secret.get(key):
+            raise Problem(reasons.SECRET_NOT_FOUND, f"Secret {name} has no text under key {key}: add it")
+        return secret[key]

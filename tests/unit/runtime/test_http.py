@@ -1,0 +1,78 @@
+import asyncio
+from contextlib import suppress
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from feature_rollout.runtime import http as module
+from feature_rollout.runtime.http import Heartbeat, HttpServer
+from feature_rollout.runtime.telemetry import Telemetry
+
+NAMES = {
+    "featurerollout_looks",
+    "featurerollout_reconcile_seconds",
+    "featurerollout_queue_depth",
+    "featurerollout_queue_wait_seconds",
+    "featurerollout_reverts",
+    "featurerollout_time_to_revert_seconds",
+    "featurerollout_rollouts",
+    "featurerollout_api_requests",
+    "featurerollout_invariant_violations",
+    "featurerollout_watch_restarts",
+    "featurerollout_events_dropped",
+}
+
+
+async def test_it_answers_what_is_wrong() -> None:
+    telemetry, live, ready = Telemetry(), list[str](), ["the CRDs are missing"]
+    telemetry.api_request("GET", "200")
+    server = HttpServer(host="127.0.0.1", port=0, registry=telemetry.registry, live=lambda: live, ready=lambda: ready)
+    await server.start()
+    base = f"http://127.0.0.1:{server.port}"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{base}/livez") as answer:
+            assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with session.get(f"{base}/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "the CRDs are missing\n")
+        ready.clear()
+        async with session.get(f"{base}/readyz") as answer:
+            assert answer.status == 200
+        async with session.get(f"{base}/metrics") as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            found = text_string_to_metric_families(await answer.text())
+    await server.stop()
+    families = {family.name: family for family in found if not family.name.endswith("_created")}
+    assert set(families) == NAMES
+    calls = [sample for sample in families["featurerollout_api_requests"].samples if sample.name.endswith("_total")]
+    assert [(sample.labels, sample.value) for sample in calls] == [({"verb": "GET", "code": "200"}, 1.0)]
+
+
+async def test_a_taken_port_is_an_error_and_leaves_nothing_behind() -> None:
+    first = HttpServer(host="127.0.0.1", port=0, registry=Telemetry().registry, live=list, ready=list)
+    await first.start()
+    second = HttpServer(host="127.0.0.1", port=first.port, registry=Telemetry().registry, live=list, ready=list)
+    with pytest.raises(OSError, match="in use"):
+        await second.start()
+    await first.stop()
+    await second.stop()
+
+
+async def test_two_telemetries_share_nothing() -> None:
+    one, other = Telemetry(), Telemetry()
+    one.watch_restarts.inc()
+    assert other.registry.get_sample_value("featurerollout_watch_restarts_total") == 0.0
+
+
+async def test_the_heartbeat_tells_of_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    heartbeat = Heartbeat()
+    assert heartbeat.problems()
+    task = asyncio.create_task(heartbeat.run())
+    await asyncio.sleep(0.01)
+    assert heartbeat.problems() == []
+    monkeypatch.setattr(module, "SILENCE_S_MAX", 0.005)
+    await asyncio.sleep(0.02)
+    assert heartbeat.problems() != []
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

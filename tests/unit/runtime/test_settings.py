@@ -1,0 +1,50 @@
+import pytest
+from pydantic import ValidationError
+
+from feature_rollout.runtime.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"FEATUREROLLOUT_{name.upper()}", raising=False)
+
+
+def test_the_defaults_need_nothing() -> None:
+    settings = Settings()
+    assert settings.watch_namespaces == ()
+    assert settings.http_port == 8080
+    assert settings.kubeconfig is None
+
+
+def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATUREROLLOUT_WATCH_NAMESPACES", "shop, billing,,shop")
+    monkeypatch.setenv("FEATUREROLLOUT_HTTP_PORT", "0")
+    monkeypatch.setenv("FEATUREROLLOUT_LOG_LEVEL", "debug")
+    monkeypatch.setenv("FEATUREROLLOUT_LOG_FORMAT", "json")
+    monkeypatch.setenv("FEATUREROLLOUT_KUBECONFIG", "")
+    monkeypatch.setenv("FEATUREROLLOUT_DRIFT_POLL_SECONDS", "0.5")
+    settings = Settings()
+    assert settings.watch_namespaces == ("shop", "billing")
+    assert settings.http_port == 0
+    assert settings.log_level == "DEBUG"
+    assert settings.log_format == "json"
+    assert settings.kubeconfig is None
+    assert settings.drift_poll_seconds == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WATCH_NAMESPACES", "shop-*"),
+        ("WATCH_NAMESPACES", "!shop"),
+        ("HTTP_PORT", "70000"),
+        ("WORKERS", "0"),
+        ("DRIFT_POLL_SECONDS", "nan"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"FEATUREROLLOUT_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
