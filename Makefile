@@ -21,7 +21,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-toolchain: setup ## Build or find the control plane and PostgreSQL (5 minutes the first time)
+toolchain: setup ## Build or find the control plane and PostgreSQL (5 to 8 minutes the first time)
 	@$(BIN)/python -m feature_rollout.sandbox
 
 demo: setup ## A rollout on a real control plane and database, with a regression that is taken back
@@ -33,13 +33,15 @@ check: setup ## Format, lint, types, import layers, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/featurerollout crds --check crds
+	$(BIN)/python docs/generate.py --check
 
 fmt: setup ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write the generated files again (crds/)
+generate: setup ## Write the generated files again (crds/, docs/reference.md)
 	$(BIN)/featurerollout crds --output crds
+	$(BIN)/python docs/generate.py
 
 unit: setup ## The tests that need no server
 	$(BIN)/pytest tests/unit -n $(WORKERS)
