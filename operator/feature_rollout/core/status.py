@@ -29,7 +29,7 @@ from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.guards import GuardState
 from feature_rollout.core.looks import Verdict
-from feature_rollout.core.plan import Metric
+from feature_rollout.core.plan import Metric, format_duration
 from feature_rollout.core.progress import verdict
 
 HISTORY_MAX = 10
@@ -225,7 +225,7 @@ def _rollback(view: View) -> dict[str, Any] | None:
         "action": breach.action,
         "onsetAt": kube_time(breach.onset_at),
         "actedAt": kube_time(latch.acted_at),
-        "respondWithin": f"{breach.respond_within.total_seconds():g}s",
+        "respondWithin": format_duration(breach.respond_within),
         "respondedIn": f"{max((latch.acted_at - breach.onset_at).total_seconds(), 0):.3f}s",
     }
 

@@ -176,7 +176,7 @@ def test_the_picture_of_a_revert() -> None:
         "action": "DisableFlags",
         "onsetAt": "2026-01-05T09:00:00Z",
         "actedAt": "2026-01-05T09:00:42Z",
-        "respondWithin": "300s",
+        "respondWithin": "5m",
         "respondedIn": "42.000s",
     }
     assert (status["attempt"], status["summary"]["health"], status["next"]["action"]) == (2, "RolledBack", "Hold")
