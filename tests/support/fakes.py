@@ -228,6 +228,14 @@ class FakeStore:
         self.after("lower")
         return self.ledgers[now.key]
 
+    async def observe(self, key: str, flags: Sequence[str]) -> None:
+        self._called("observe")
+        for flag in flags:
+            known = [after for _, name, _, after in self.audit if name == flag]
+            before = known[-1] if known else self.ledgers[key].baseline[flag]
+            if self.rows[flag] != before:
+                self.audit.append(("ManualChange", flag, before, self.rows[flag]))
+
     async def release(self, change: Lowering, uid: str) -> None:
         self._called("release")
         now = self.ledgers.get(change.key)

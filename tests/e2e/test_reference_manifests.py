@@ -1,0 +1,68 @@
+"""The notification system's own manifests: all is answered, nothing is silently ignored or skipped."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support.manifests import A, Object
+from support.operatorprocess import Operator
+from support.world import World
+
+FOLDER = Path(__file__).parents[2] / "examples" / "notifications"
+NAME = "enhanced-notifications"
+ACTION = "approve-performance-features"
+
+
+def manifests(world: World) -> list[Object]:
+    """In the test's namespace; the provider belongs to the whole cluster and gets a name of its own."""
+    objects: list[Any] = []
+    for path in sorted(FOLDER.glob("*.yaml")):
+        text = path.read_text(encoding="utf-8").replace("providerRef: {name: prometheus}", "providerRef: {name: ours}")
+        objects += yaml.safe_load_all(text.replace("name: ours", f"name: prometheus-{world.namespace}"))
+    for obj in objects:
+        if obj["kind"] == "MetricProvider":
+            obj["metadata"]["name"] = f"prometheus-{world.namespace}"
+        else:
+            obj["metadata"].pop("namespace")
+    return objects
+
+
+def test_the_reference_manifests_are_answered(world: World, operator: Operator) -> None:
+    world.apply(*manifests(world))
+    fields = world.wait_condition("FieldsInEffect", "False", "NotInEffect", name=NAME)
+    for field in ("spec.preflight", "spec.calendar", "spec.contacts"):
+        assert field in fields["message"]
+    world.wait_condition("Stalled", "True", "NotInEffect", name=NAME)
+    ready = world.condition("Ready", NAME)
+    assert (ready["status"], ready["reason"]) == ("False", "NotInEffect")
+    assert "preflight" in ready["message"]
+    world.soon(lambda: "NotInEffect" in world.reasons(NAME))
+    waiting = world.status(NAME)["next"]["waitingFor"]
+    assert [line for line in waiting if "backup-is-recent" in line]
+    store = world.wait_condition("Ready", "True", "AsPlanned", name="supabase", kind="FlagStore")
+    assert store["message"]
+    world.wait_condition("Ready", "False", "NotInEffect", name=f"prometheus-{world.namespace}", kind="MetricProvider")
+    world.wait_condition("Ready", "False", "NotInEffect", name=ACTION, kind="RolloutAction")
+    assert world.get("RolloutAction", ACTION)["status"]["phase"] == "Refused"
+    assert world.audit() == []
+
+    # Without the preflight the guards that cannot be measured hold it, by name.
+    world.edit("FeatureRollout", NAME, lambda obj: obj["spec"].pop("preflight"))
+    message = world.wait_condition("Ready", "False", "GuardsBlind", name=NAME)["message"]
+    for metric in ("websocket-drop-rate", "cache-hit-rate", "p95-latency"):
+        assert metric in message
+
+    # Without those it is the first stage, whose migrations are not skipped.
+    world.edit("RollbackMatrix", "notification-system", without_prometheus)
+    ready = world.wait_condition("Ready", "False", "NotInEffect", name=NAME)
+    assert "spec.stages[0].migrations" in ready["message"]
+    assert world.row(A) == (False, 0, frozenset())
+    assert world.audit() == []
+    world.delete("MetricProvider", f"prometheus-{world.namespace}")
+
+
+def without_prometheus(matrix: Any) -> None:
+    for row in matrix["spec"]["rows"]:
+        row["when"] = [clause for clause in row["when"] if clause["metric"] in {"error-rate", "slow-deliveries"}]
+    matrix["spec"]["rows"] = [row for row in matrix["spec"]["rows"] if row["when"]]

@@ -1,0 +1,149 @@
+"""The operator as a process, with the rights of its ServiceAccount, that a test may kill and start again."""
+
+import json
+import re
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from feature_rollout.failpoints import VARIABLE
+from feature_rollout.sandbox.cluster import Cluster
+from feature_rollout.sandbox.processes import Process
+from support.waiting import wait_for
+
+START_TIMEOUT_S = 40.0
+# SIGTERM must be answered this soon.
+STOP_TIMEOUT_S = 10.0
+PORT = re.compile(r"listening on \S+ port (\d+)")
+
+
+class Operator:
+    """`start()`, `kill()`, `stop()`, again and again; one log file for all of them."""
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, service_account: str, folder: Path, env: dict[str, str] | None = None
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._service_account = service_account
+        self._folder = folder
+        self._env = env or {}
+        self._kubeconfig: Path | None = None
+        self._process: Process | None = None
+        self.log = folder / "operator.log"
+        self.log.touch()
+        # Where the log of the process that runs now begins.
+        self._begins = 0
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @property
+    def log_text(self) -> str:
+        """Everything that it has logged, in all of its lives."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def start(self, *, failpoints: Iterable[str] = (), ready: bool = True, **env: str) -> None:
+        """Start it; return when it is ready, which means that it has seen every object."""
+        assert not self.running
+        if self._kubeconfig is None:
+            self._kubeconfig = self._cluster.service_account_kubeconfig(self._namespace, self._service_account)
+        settings = {
+            "KUBECONFIG": str(self._kubeconfig),
+            "WATCH_NAMESPACES": self._namespace,
+            "HTTP_HOST": "127.0.0.1",
+            "HTTP_PORT": "0",
+            "DRIFT_POLL_SECONDS": "0.5",
+            **{name.upper(): value for name, value in env.items()},
+        }
+        self._begins = self.log.stat().st_size
+        self._process = Process(
+            [sys.executable, "-m", "feature_rollout.cli", "run"],
+            log=self.log,
+            folder=self._folder,
+            env={
+                **{f"FEATUREROLLOUT_{name}": value for name, value in settings.items()},
+                VARIABLE: ",".join(failpoints),
+                **self._env,
+            },
+        )
+        if ready:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        wait_for(lambda: not self.running or self._ready(), START_TIMEOUT_S, "readiness of the operator")
+        assert self.running, "the operator has ended"
+
+    def kill(self) -> None:
+        """As a power cut does: SIGKILL."""
+        if self._process is not None:
+            self._process.stop(signal.SIGKILL)
+
+    def stop(self) -> bool:
+        """SIGTERM; return whether it has ended in time and cleanly."""
+        if self._process is None or not self._process.running:
+            return False
+        self._process.send(signal.SIGTERM)
+        ended = self._process.wait(STOP_TIMEOUT_S)
+        self._process.stop(signal.SIGKILL)
+        return ended and self._process._popen.returncode == 0
+
+    def wait_until_dead(self, timeout_s: float = 30.0) -> None:
+        """Until it has ended by itself, at a failpoint."""
+        assert self._process is not None
+        assert self._process.wait(timeout_s), "the operator did not come to the failpoint"
+        self._process.stop()
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Its own HTTP server's answer; OSError when there is none."""
+        request = f"http://127.0.0.1:{self._port()}{path}"
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def count(self, name: str, **labels: str) -> float:
+        """A counter's value since the process was started: the sum over all labels that are not given."""
+        _, text = self.get("/metrics")
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def wait_looks(self, number: int, **labels: str) -> None:
+        """Until so many more looks were made: time in which something could have happened."""
+        begun = self.count("featurerollout_looks_total", **labels)
+        wait_for(
+            lambda: self.count("featurerollout_looks_total", **labels) >= begun + number,
+            10.0 + 3.0 * number,
+            f"{number} more looks {labels}",
+        )
+
+    def _port(self) -> int:
+        text = self.log.read_bytes()[self._begins :].decode(errors="replace")
+        found = PORT.search(text)
+        if found is None:
+            raise OSError("it does not listen yet")
+        return int(found[1])
+
+    def _ready(self) -> bool:
+        try:
+            return self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    """Each line of a log as JSON; fails on one that is not."""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
