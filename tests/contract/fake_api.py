@@ -37,7 +37,8 @@ class FakeApi:
     """`objects` are the rollouts to list; `send` puts an event into every open watch.
 
     `faults` maps "list" or "watch" to statuses to answer, one a request, before going on
-    as if nothing had been; `tokens` are those that are accepted.
+    as if nothing had been; `hidden` says for which of the next requests our resources
+    are not there at all; `tokens` are those that are accepted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,6 +48,7 @@ class FakeApi:
         self.tokens_seen: list[str] = []
         self.tokens = {"one"}
         self.faults: dict[str, list[int]] = {"list": [], "watch": []}
+        self.hidden: list[bool] = []
         self.answer: web.Response | None = None
         self._kubeconfig = folder / "kubeconfig"
         self._url = ""
@@ -95,6 +97,8 @@ class FakeApi:
             return _status(401)
         if self.answer is not None:
             return self.answer
+        if request.path == GROUP_PATH and self.hidden and self.hidden.pop(0):
+            return _status(404)
         if (found := DISCOVERY.get(request.path)) is not None:
             return web.json_response(found)
         return await self._list_or_watch(request) if request.path.startswith(GROUP_PATH) else _status(404)

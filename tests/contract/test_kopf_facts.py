@@ -5,6 +5,7 @@
 | `on.event` makes no write | every replica watches |
 | endless backoffs are tried endlessly | an outage does not end it |
 | it ends itself on 404 and on an error in the stream | we start it again |
+| it looks for resources once, when it starts | we look whether it found them all |
 | after a 410 it lists again and says nothing of what vanished | the sweeper |
 | a refused token asks for another login; ours has an expiry | tokens that rotate |
 | the time-out of a watch must be a whole number | settings |
@@ -120,6 +121,17 @@ async def test_it_ends_itself_and_is_started_again(it: Running, how: str) -> Non
     it.seen.clear()
     await it.until_seen(None, "a")
     assert it.watch.problems() == []
+
+
+async def test_it_looks_for_resources_once_and_is_started_again_when_it_missed_them(it: Running) -> None:
+    await it.until_seen(None, "a")
+    await wait_for_async(lambda: it.fake.watches == 1)
+    it.seen.clear()
+    # We are told that they are there, and kopf, a moment later, that they are not.
+    it.fake.hidden = [False, True]
+    it.watch.restart("to make it look again")
+    await wait_for_async(lambda: it.restarts == 2)
+    await it.until_seen(None, "a")
 
 
 async def test_a_token_that_is_refused_is_read_again(it: Running) -> None:

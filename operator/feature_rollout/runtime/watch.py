@@ -19,6 +19,9 @@ from typing import Any
 import aiohttp
 import kopf
 
+# Not public, but it is the type of a parameter of `kopf.operator`; a contract test holds it.
+from kopf._cogs.structs import references
+
 from feature_rollout.kube.client import FIELD_MANAGER
 from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.errors import ApiError
@@ -184,21 +187,41 @@ class Watch:
             return
         where: dict[str, Any] = {"namespaces": self._namespaces} if self._namespaces else {"clusterwide": True}
         # Before kopf, which cancels every task that is younger than itself when it ends.
+        insights = references.Insights()
         ending = asyncio.create_task(flag.wait(), name="ending")
+        deaf = asyncio.create_task(self._end_if_deaf(insights, flag), name="deaf")
         # A task of its own, with a context of its own: kopf keeps its credentials in context variables.
         task = asyncio.create_task(
             kopf.operator(
-                registry=self._registry(flag), settings=_settings(), standalone=True, stop_flag=flag, **where
+                registry=self._registry(flag),
+                settings=_settings(),
+                insights=insights,
+                standalone=True,
+                stop_flag=flag,
+                **where,
             ),
             name="kopf",
         )
         await asyncio.wait([task, ending], return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
+        deaf.cancel()
         await _end(task, stop_wanted=lambda: self._stop_wanted)
         # When it is ended while it still asks what resources there are, kopf leaves sessions open, so they are ours.
         for session in self._sessions:
             await session.close()
         self._run_flag = None
+
+    async def _end_if_deaf(self, insights: references.Insights, flag: asyncio.Event) -> None:
+        """End kopf when it has not found all our resources, because it looks for them only once.
+
+        An API server that has just started says for a moment that it has none of them,
+        whatever we were told before.
+        """
+        await insights.ready_resources.wait()
+        missing = set(self._plurals) - {resource.plural for resource in insights.watched_resources}
+        if missing:
+            log.warning("the watch did not find %s, starting it again", ", ".join(sorted(missing)))
+            flag.set()
 
     async def _all_served(self) -> bool:
         assert self._main is not None  # noqa: S101 - for the type checker: `start` has set it
