@@ -142,6 +142,12 @@ class FlagStore(Protocol):
     async def lower(self, change: Lowering) -> Ledger:
         """Lower flags, latch and audit together; idempotent."""
 
+    async def observe(self, key: str, flags: Sequence[str]) -> None:
+        """Record in the audit, as changes by somebody unknown, what it cannot account for in these flags' rows.
+
+        Idempotent. Rows are not written. Raises Problem when it has to be tried again.
+        """
+
     async def release(self, change: Lowering, uid: str) -> None:
         """Lower as told, close the ledger row of that uid and give its flags up, in one transaction.
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import raises
 from feature_rollout.core.looks import Window
-from feature_rollout.core.plan import OnDelete, Severity
+from feature_rollout.core.plan import OnDelete, OnDrift, Severity
 from feature_rollout.ports import Fenced, Problem
 from feature_rollout.reconcile import POLL_COMPLETED, RETRY, Reconciler
 from support.fakes import (
@@ -289,6 +289,19 @@ async def test_what_was_done_is_told_although_the_store_failed_right_after_it() 
     assert [h["action"] for h in world.status["history"]] == ["Advance"]
 
 
+async def test_a_store_that_stays_away_for_minutes_needs_a_person_and_heals_all_the_same() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.store.down = UNREACHABLE
+    await world.run(minutes(4))
+    assert world.condition("Stalled") == "False"
+    await world.run(minutes(2))
+    assert world.condition("Stalled") == "True"
+    world.store.down = None
+    await world.run(minutes(1))
+    assert world.condition("Stalled") == "False"
+
+
 async def test_a_ledger_row_that_another_process_took_is_opened_again_after_a_pause() -> None:
     world = World(PLAN)
     await world.run(minutes(1))
@@ -352,6 +365,72 @@ async def test_a_row_that_somebody_changed_pauses_until_it_is_put_back() -> None
     world.store.rows["bell"] = exposure(10)
     await world.run(minutes(5))
     assert world.ledger.stage == 1
+
+
+async def test_what_somebody_changed_is_audited_once_and_so_is_its_return() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    for row_now in (exposure(77), exposure(10)):
+        world.store.rows["bell"] = row_now
+        await world.run(minutes(1))
+        world.restart()
+        await world.run(minutes(1))
+    by_others = [(before, after) for reason, _, before, after in world.store.audit if reason == "ManualChange"]
+    assert by_others == [(exposure(10), exposure(77)), (exposure(77), exposure(10))]
+
+
+async def test_an_audit_that_cannot_be_written_holds_nothing_up_and_follows() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+
+    def refuse(name: str) -> None:
+        if name == "observe":
+            raise Problem("LockTimeout", "a row stayed locked", stalled=False)
+
+    world.store.before = refuse
+    world.store.rows["bell"] = exposure(77)
+    await world.run(minutes(1))
+    assert world.status["phase"] == "Paused"
+    world.store.before = lambda _: None
+    await world.run(minutes(1))
+    assert world.store.audit[-1] == ("ManualChange", "bell", exposure(10), exposure(77))
+
+
+async def test_reported_a_change_is_told_once_and_the_rollout_goes_on() -> None:
+    world = World(PLAN)
+    world.target_changes["on_drift"] = OnDrift.REPORT
+    await world.run(minutes(1))
+    world.store.rows["bell"] = exposure(77)
+    await world.run(minutes(2))
+    assert (world.condition("FlagsInSync"), world.condition("Ready"), world.status["phase"]) == (
+        "False",
+        "False",
+        "Baking",
+    )
+    assert world.reasons == ["StageEntered", "ManualChange"]
+    assert world.objects.events[-1][0] == "Warning"
+    assert "onDrift is Report" in world.objects.events[-1][2]
+    await world.run(minutes(5))
+    assert (world.ledger.stage, world.store.rows["bell"]) == (1, exposure(50))
+    assert (world.condition("FlagsInSync"), world.condition("Ready")) == ("True", "True")
+    assert world.store.audit[-2:] == [
+        ("ManualChange", "bell", exposure(10), exposure(77)),
+        ("StageEntered", "bell", exposure(77), exposure(50)),
+    ]
+
+
+async def test_a_flag_that_was_switched_off_by_hand_stays_theirs_over_a_revert_and_another_plan() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    world.store.rows["bell"] = exposure(10, enabled=False)
+    world.source.answer = harm(minutes(1))
+    await world.run(minutes(2))
+    assert world.status["phase"] == "RolledBack"
+    world.source.answer = harm(timedelta(days=1))
+    world.edit(plan(*PLAN.stages[:2], stage("most", ("bell", 90))))
+    await world.run(timedelta(hours=1))
+    assert (world.status["phase"], world.status["attempt"]) == ("Paused", 2)
+    assert world.store.rows["bell"] == exposure(10, enabled=False)
 
 
 async def test_a_row_that_somebody_changed_is_still_lowered() -> None:

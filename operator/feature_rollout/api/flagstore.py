@@ -11,17 +11,12 @@ from feature_rollout.api.base import ApiModel, Resource
 from feature_rollout.api.conditions import ObjectStatus
 from feature_rollout.api.rules import immutable
 from feature_rollout.api.values import AS_SET, Identifier, SecretSource
+from feature_rollout.core.plan import OnDrift
 
 
 class Pooler(StrEnum):
     SESSION = "Session"
     TRANSACTION = "Transaction"
-
-
-class OnDrift(StrEnum):
-    RESPECT = "Respect"
-    LOWER_ONLY = "LowerOnly"
-    REPORT = "Report"
 
 
 class Allowed(StrEnum):
@@ -79,7 +74,13 @@ class FlagStoreSpec(ApiModel):
     notify_channel: Identifier | None = None
     """NOTIFY on this channel after each change, so that services drop what they remember of the flags."""
     on_drift: OnDrift = OnDrift.RESPECT
-    """What to do when somebody else changed a flag: Respect pauses, LowerOnly goes on lowering, Report only tells."""
+    """What to do while somebody else has changed a flag.
+
+    Respect pauses the rollout; guards lower the row where it is more exposed than they
+    allow, and leave it alone where it is not. LowerOnly pauses it too; guards lower the
+    row as any other. Report only tells: the next stage that names the flag makes its row
+    what the plan says.
+    """
     allow: Annotated[tuple[Allowed, ...], Field(max_length=2), AS_SET] = ()
     """What rollouts may run as the owner; nothing unless it is named here."""
 

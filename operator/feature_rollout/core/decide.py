@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from feature_rollout.core import reasons, steps
 from feature_rollout.core.decision import Decision, Phase, Verb, View
-from feature_rollout.core.exposure import DISABLED, OFF
+from feature_rollout.core.exposure import DISABLED, OFF, Exposure
 from feature_rollout.core.gates import unmet
 from feature_rollout.core.guards import GuardState, breach_of, targets, worst
-from feature_rollout.core.plan import ActionType, OnDelete, OnNoTraffic, Stage, format_duration
+from feature_rollout.core.plan import Action, ActionType, OnDelete, OnDrift, OnNoTraffic, Stage, format_duration
 from feature_rollout.core.state import NOT_STARTED, Ledger
 
 Check = Callable[[View], Decision | None]
@@ -56,9 +56,31 @@ def _breached(view: View) -> Decision | None:
     message = f"{breach.metric} is {breach.value}, {guard.clause.sense} {breach.limit}: a {breach.severity} breach."
     if action.type is ActionType.ROLL_BACK_DATABASE:
         message += " The flags are disabled; the rollback script was not run, this version cannot."
-    lowered = targets(action, view.plan, view.ledger)
+    lowered, respected = _lowered(view, action)
+    if respected:
+        message += f" Left as somebody else has made them, which is low enough: {', '.join(respected)}."
     reason = _REVERT_REASONS[action.type]
     return Decision(Verb(action.type), Phase.ROLLED_BACK, reason, message, targets=lowered, breach=breach)
+
+
+def _lowered(view: View, action: Action) -> tuple[dict[str, Exposure], list[str]]:
+    """What the action lowers, and the flags that it respects: changed by somebody else, and low enough already.
+
+    Such a row is not written, so that it stays known as theirs: a flag that a person has
+    switched off is not raised by the attempt after the revert. After a lowering that was
+    not finished, a row that is just what the action makes of ours is ours.
+    """
+    wanted = targets(action, view.plan, view.ledger)
+    if view.on_drift is not OnDrift.RESPECT:
+        return wanted, []
+    respected = [
+        flag
+        for flag in view.drifted
+        if flag in wanted
+        and view.rows[flag].is_within(wanted[flag])
+        and not (view.unfinished and view.rows[flag] == view.expected[flag].meet(wanted[flag]))
+    ]
+    return {flag: target for flag, target in wanted.items() if flag not in respected}, respected
 
 
 _REVERT_REASONS = {
@@ -119,7 +141,9 @@ def _missing(flag: str) -> Decision:
 
 
 def _drifted(view: View) -> Decision | None:
-    """People win: a row that is not as the operator left or found it pauses the rollout."""
+    """People win: a row that is not as the operator left or found it pauses the rollout, unless it is only reported."""
+    if view.on_drift is OnDrift.REPORT:
+        return None
     for flag in view.drifted:
         message = (
             f"Flag {flag} was changed by somebody else: it is {view.rows[flag]}, "

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.guards import Guard
-from feature_rollout.core.plan import Plan, Stage
+from feature_rollout.core.plan import OnDrift, Plan, Stage
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
 
@@ -74,6 +74,7 @@ class View:
 
     `rows` are the flag rows as just read; a flag without a row is missing. `trouble` is
     what keeps the present manifest from being followed (`plan` is then the last good one).
+    `unfinished`: a lowering was begun that may have got no further than the flags.
     """
 
     plan: Plan
@@ -85,6 +86,8 @@ class View:
     suspended: bool = False
     hold_at: str | None = None
     trouble: Trouble | None = None
+    on_drift: OnDrift = OnDrift.RESPECT
+    unfinished: bool = False
 
     @property
     def stage(self) -> Stage | None:

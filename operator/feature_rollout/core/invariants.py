@@ -10,6 +10,7 @@ from feature_rollout.core.decision import Decision, Verb, View
 from feature_rollout.core.exposure import OFF, raises
 from feature_rollout.core.gates import unmet
 from feature_rollout.core.guards import GuardState
+from feature_rollout.core.plan import OnDrift
 from feature_rollout.core.state import Ledger
 
 S1_CEILING = "S1"
@@ -43,7 +44,7 @@ def _of_advance(view: View, decision: Decision, ledger: Ledger) -> tuple[str, ..
         found.append(S1_CEILING)
     if view.ledger.latch is not None or ledger.latch is not None:
         found.append(S2_LATCH)
-    if any(view.rows.get(flag) != row for flag, row in view.ledger.written.items()):
+    if _is_over_people(view, decision):
         found.append(S4_PEOPLE_WIN)
     if coming is None or set(decision.after) != set(coming.flags) or set(decision.before) != set(coming.flags):
         found.append(S8_FRAME)
@@ -58,6 +59,16 @@ def _of_advance(view: View, decision: Decision, ledger: Ledger) -> tuple[str, ..
     if view.suspended or view.trouble is not None:
         found.append(S20_DORMANT)
     return tuple(found)
+
+
+def _is_over_people(view: View, decision: Decision) -> bool:
+    """Whether rows that somebody else changed are raised over, without a word in advance: that is `Report`.
+
+    Also with it, only rows as they were seen are.
+    """
+    if view.on_drift is OnDrift.REPORT:
+        return any(view.rows.get(flag) != row for flag, row in decision.before.items())
+    return any(view.rows.get(flag) != row for flag, row in view.ledger.written.items())
 
 
 def _is_past_ceiling(view: View, ledger: Ledger, flag: str, decision: Decision) -> bool:

@@ -74,6 +74,21 @@ class OnDelete(StrEnum):
     DISABLE = "Disable"
 
 
+class OnDrift(StrEnum):
+    """What becomes of a rollout while a row is not as the operator left it, because somebody else changed it.
+
+    | | raising | guards |
+    |---|---|---|
+    | Respect | stops | lower the row when it is more exposed than their action allows, else leave it untouched |
+    | LowerOnly | stops | lower it as any other row, which is the operator's from then on |
+    | Report | goes on from the row as it is | likewise |
+    """
+
+    RESPECT = "Respect"
+    LOWER_ONLY = "LowerOnly"
+    REPORT = "Report"
+
+
 class OnNoTraffic(StrEnum):
     WAIT = "Wait"
     COUNT = "Count"

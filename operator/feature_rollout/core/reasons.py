@@ -46,7 +46,7 @@ SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
 READER_MISSING = "ReaderMissing"
 
 DESCRIPTIONS: dict[str, str] = {
-    PENDING: "The rollout has been seen and nothing was done yet.",
+    PENDING: "The rollout has been seen and nothing was done yet; something that it names may still be on its way.",
     STAGE_ENTERED: "A stage began: its flags are as the plan says.",
     BAKING: "The stage collects healthy time.",
     GATE_NOT_PASSED: "The bake is over and a gate is not passed; the rollout holds until it is.",
@@ -62,7 +62,7 @@ DESCRIPTIONS: dict[str, str] = {
     NO_TRAFFIC: "A guard's metric has no data; healthy time does not count.",
     NOT_IN_EFFECT: "The plan demands something that this version cannot do; it waits instead of skipping it.",
     PLAN_CHANGED: "A stage that was already entered was edited; the rollout holds.",
-    MANUAL_CHANGE: "Somebody else changed a flag's row; the operator leaves it alone.",
+    MANUAL_CHANGE: "Somebody else changed a flag's row; what becomes of the rollout is up to the store's `onDrift`.",
     FLAG_MISSING: "A flag has no row in the table; rows are never created.",
     INVARIANT_VIOLATED: "A decision would have broken an invariant and was not carried out; please report it.",
     FLAGS_DISABLED: "A breached row disabled flags.",

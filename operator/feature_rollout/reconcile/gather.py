@@ -44,6 +44,8 @@ class Gatherer:
             suspended=target.suspended,
             hold_at=target.hold_at,
             trouble=trouble,
+            on_drift=target.on_drift,
+            unfinished=session.unfinished,
         )
         if session.progress is None or session.attempt != ledger.attempt:
             session.progress = await self._stored_progress(ledger, store)

@@ -124,10 +124,12 @@ class Reconciler:
         view = await self._gatherer.view(target, session, session.plan, store)
         if session.untold is None:
             decision = self._checked(view, decide(view))
+            if not decision.verb.reverts:
+                await self._audit(session, view, store)
             if not decision.verb.acts:
                 await self._teller.tell(target, session, view, decision)
                 return self._due(view)
-            if not await self._apply(target, view, decision, store):
+            if not await self._apply(target, session, view, decision, store):
                 return RETRY
             session.untold = decision
             view = await self._gatherer.view(target, session, session.plan, store)
@@ -147,11 +149,28 @@ class Reconciler:
         log.error(message, extra={"rollout": view.ledger.key})
         return Decision(Verb.HOLD, Phase.STALLED, reasons.INVARIANT_VIOLATED, message, stalled=True)
 
-    async def _apply(self, target: Target, view: View, decision: Decision, store: FlagStore) -> bool:
+    async def _audit(self, session: Session, view: View, store: FlagStore) -> None:
+        """Have the audit account for the rows, when they are not those that it accounted for the last time.
+
+        Somebody else may have changed them, or put them back. A lowering sees to that by itself.
+        """
+        rows = {flag: view.rows[flag] for flag in view.expected if flag in view.rows}
+        if not rows or rows == session.audited:
+            return
+        try:
+            await store.observe(view.ledger.key, tuple(rows))
+        except Problem as problem:
+            log.info("changes by others are audited later: %s", problem, extra={"rollout": view.ledger.key})
+        else:
+            session.audited = rows
+
+    async def _apply(self, target: Target, session: Session, view: View, decision: Decision, store: FlagStore) -> bool:
         """Carry the decision out; whether it was."""
         if decision.verb.reverts:
             assert decision.breach is not None  # noqa: S101 - a revert has one
+            session.unfinished = True
             await store.lower(_lowering(target, view, decision))
+            session.unfinished = False
             seconds = (self._clock.now() - decision.breach.onset_at).total_seconds()
             self._telemetry.reverted(str(decision.breach.severity), seconds)
             return True

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from feature_rollout.core.decision import Decision, Trouble
+from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look
-from feature_rollout.core.plan import OnDelete, Plan
+from feature_rollout.core.plan import OnDelete, OnDrift, Plan
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Checkpoint, Claim, FlagStore, MetricSource, Problem
@@ -32,6 +34,7 @@ class Target:
     hold_at: str | None = None
     store: FlagStore | None = None
     source: MetricSource | None = None
+    on_drift: OnDrift = OnDrift.RESPECT
 
     @property
     def uid(self) -> str:
@@ -73,6 +76,11 @@ class Session:
     status: Mapping[str, Any] | None = None
     status_lost: bool = False
     released: bool = False
+    troubled_since: datetime | None = None
+    # A lowering was begun and its end was not heard of.
+    unfinished: bool = False
+    # The rows as they were when the audit was last seen to account for them.
+    audited: Mapping[str, Exposure] | None = None
 
     def fenced(self) -> None:
         """Somebody else has moved the ledger row on: everything is read again but the looks that are under way."""

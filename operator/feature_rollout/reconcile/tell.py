@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+from feature_rollout.core import reasons
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.plan import OnDrift
 from feature_rollout.core.status import differs, picture, trouble_picture
 from feature_rollout.ports import Clock, RolloutObjects
 from feature_rollout.reconcile.session import Session, Target
 
 log = logging.getLogger(__name__)
+
+STALLED_AFTER = timedelta(minutes=5)
 
 
 class Teller:
@@ -34,6 +40,7 @@ class Teller:
 
     async def tell(self, target: Target, session: Session, view: View, decision: Decision) -> None:
         """Write the status when it says something new; after something was done, what is waited for now."""
+        session.troubled_since = None
         previous = session.status if session.status is not None else target.status
         now = decision
         if decision.verb.acts:
@@ -46,22 +53,39 @@ class Teller:
         if now.verb is Verb.HOLD and _is_news(now, previous) and not decision.verb.reverts:
             kind = "Warning" if now.stalled or now.phase is Phase.HELD else "Normal"
             self._objects.event(target.rollout, kind=kind, reason=now.reason, action=str(now.verb), note=now.message)
+        drift = _drift(status)
+        if view.on_drift is OnDrift.REPORT and drift is not None and drift != _drift(previous):
+            note = f"{drift} The rollout does not stop for it: onDrift is Report."
+            self._objects.event(
+                target.rollout, kind="Warning", reason=reasons.MANUAL_CHANGE, action=str(now.verb), note=note
+            )
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
 
     async def trouble(self, target: Target, session: Session, trouble: Trouble) -> None:
+        """Say what is wrong. What would heal by waiting needs a person when it has not healed for minutes."""
+        now = self._clock.now()
+        session.troubled_since = session.troubled_since or now
+        if now - session.troubled_since >= STALLED_AFTER:
+            trouble = replace(trouble, stalled=True)
         phase = Phase.STALLED if trouble.stalled else Phase.PENDING
         decision = Decision(Verb.HOLD, phase, trouble.reason, trouble.message, stalled=trouble.stalled)
         previous = session.status if session.status is not None else target.status
-        status = trouble_picture(decision, previous, target.generation, self._clock.now())
+        status = trouble_picture(decision, previous, target.generation, now)
         if not differs(status, previous) and not session.status_lost:
             return
         log.warning("%s: %s", trouble.reason, trouble.message, extra={"rollout": target.key})
-        if _is_news(decision, previous):
+        if trouble.reason != reasons.PENDING and _is_news(decision, previous):
             note = trouble.message
             self._objects.event(target.rollout, kind="Warning", reason=trouble.reason, action=str(Verb.HOLD), note=note)
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
+
+
+def _drift(status: Mapping[str, Any]) -> str | None:
+    """What a status says of rows that somebody else changed."""
+    found = (c for c in status.get("conditions", []) if c.get("type") == "FlagsInSync")
+    return next((str(c.get("message")) for c in found if c.get("reason") == reasons.MANUAL_CHANGE), None)
 
 
 def _is_news(decision: Decision, previous: Mapping[str, Any]) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 from feature_rollout.kube.resources import ROLLOUTS, STORES
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime.answers import Answers
-from feature_rollout.runtime.gather import Gatherer
 from feature_rollout.runtime.inventory import Inventory, RolloutKey
 from feature_rollout.runtime.scheduler import Scheduler
 from feature_rollout.runtime.stores import Stores
+from feature_rollout.runtime.targets import Targets
 from feature_rollout.runtime.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Engine:
         *,
         inventory: Inventory,
         scheduler: Scheduler[RolloutKey],
-        gatherer: Gatherer,
+        targets: Targets,
         reconciler: Reconciler,
         answers: Answers,
         stores: Stores,
@@ -62,7 +62,7 @@ class Engine:
     ) -> None:
         self._inventory = inventory
         self._scheduler = scheduler
-        self._gatherer = gatherer
+        self._targets = targets
         self._reconciler = reconciler
         self._answers = answers
         self._stores = stores
@@ -87,7 +87,7 @@ class Engine:
     async def work(self, key: RolloutKey) -> float | None:
         """One reconcile; returns in how many seconds the next is due."""
         with self._telemetry.reconcile_seconds.time():
-            target = await self._gatherer.target(key)
+            target = await self._targets.target(key)
             uid = target.uid if target is not None else None
             old = self._uids.get(key)
             if old is not None and old != uid:

@@ -24,14 +24,14 @@ from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
 from feature_rollout.runtime.answers import Answers
 from feature_rollout.runtime.engine import Counts, Engine, SystemClock
-from feature_rollout.runtime.gather import Gatherer
 from feature_rollout.runtime.http import Heartbeat, HttpServer
-from feature_rollout.runtime.inventory import Inventory, RolloutKey
+from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey
 from feature_rollout.runtime.objects import BackgroundObjects
 from feature_rollout.runtime.scheduler import Scheduler
 from feature_rollout.runtime.settings import Settings
 from feature_rollout.runtime.stores import Stores
 from feature_rollout.runtime.sweeper import Sweeper
+from feature_rollout.runtime.targets import Targets
 from feature_rollout.runtime.telemetry import Telemetry
 from feature_rollout.runtime.watch import Watch
 
@@ -211,10 +211,15 @@ def _compose(
         reconciler.status_lost(uid)
         scheduler.wake_in((namespace, name), STATUS_RETRY_S)
 
+    def drifted(store: ObjectKey, flag: str) -> None:
+        for key in targets.owners(store, flag):
+            scheduler.wake(key)
+
     recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc)
     objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost)
     answers = Answers(api)
-    stores = Stores(api, answers.store_is)
+    stores = Stores(api, answers.store_is, drifted)
+    targets = Targets(cluster, inventory, stores, api)
     reconciler = Reconciler(
         objects,
         SystemClock(),
@@ -225,7 +230,7 @@ def _compose(
     engine = Engine(
         inventory=inventory,
         scheduler=scheduler,
-        gatherer=Gatherer(cluster, inventory, stores),
+        targets=targets,
         reconciler=reconciler,
         answers=answers,
         stores=stores,

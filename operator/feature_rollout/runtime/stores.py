@@ -20,6 +20,7 @@ from feature_rollout.ports import Problem
 from feature_rollout.runtime.inventory import ObjectKey, key_of
 from feature_rollout.runtime.objects import API_FORBIDDEN, API_UNAVAILABLE
 from feature_rollout.store.config import StoreConfig, TableMapping
+from feature_rollout.store.listen import DriftListener
 from feature_rollout.store.store import PostgresFlagStore
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,11 @@ class Handle:
     pooled: bool
     store: PostgresFlagStore
     reader: SqlReader | None
+    listener: DriftListener | None
 
     async def close(self) -> None:
+        if self.listener is not None:
+            await self.listener.close()
         await self.store.close()
         if self.reader is not None:
             await self.reader.close()
@@ -48,12 +52,19 @@ class Handle:
 class Stores:
     """`get` while reconciling, `check_forever` as a task.
 
-    `tell(FlagStore, trouble or None)` is called after each check.
+    `tell(FlagStore, trouble or None)` is called after each check, `drifted(store, flag)` when somebody else
+    has changed a flag and the database says so by itself.
     """
 
-    def __init__(self, api: Api, tell: Callable[[Mapping[str, Any], Trouble | None], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        tell: Callable[[Mapping[str, Any], Trouble | None], None],
+        drifted: Callable[[ObjectKey, str], None],
+    ) -> None:
         self._api = api
         self._tell = tell
+        self._drifted = drifted
         self._handles: dict[ObjectKey, Handle] = {}
         self._locks: dict[ObjectKey, asyncio.Lock] = {}
         self._changed = asyncio.Event()
@@ -118,7 +129,11 @@ class Stores:
             if old is not None and (old.uid, old.config, old.pooled) == (uid, config, pooled):
                 return old
             reader = SqlReader(config.reader_uri, transaction_pooler=pooled) if config.reader_uri else None
-            handle = self._handles[key] = Handle(uid, config, pooled, PostgresFlagStore(config), reader)
+            # A pooler in transaction mode gives the connection to somebody else after each transaction.
+            listener = None if pooled else DriftListener(config, lambda flag: self._drifted(key, flag))
+            handle = self._handles[key] = Handle(uid, config, pooled, PostgresFlagStore(config), reader, listener)
+            if listener is not None:
+                listener.start()
             if old is not None:
                 log.info("FlagStore %s/%s is opened anew", *key)
                 await old.close()

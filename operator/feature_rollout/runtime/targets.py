@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from feature_rollout.api import reasons as api_reasons
 from feature_rollout.api.base import InvalidObject
 from feature_rollout.api.featurerollout import FeatureRollout
 from feature_rollout.api.flagstore import FlagStore
@@ -14,33 +16,45 @@ from feature_rollout.api.resolve import Resolved, references, resolve
 from feature_rollout.api.rollbackmatrix import RollbackMatrix
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Trouble
-from feature_rollout.core.plan import OnDelete
+from feature_rollout.core.plan import OnDelete, OnDrift
+from feature_rollout.kube.client import Api
+from feature_rollout.kube.errors import ApiError
 from feature_rollout.kube.resources import MATRICES, ROLLOUTS, STORES, TEMPLATES
 from feature_rollout.metrics.sql import SqlMetricSource
 from feature_rollout.ports import MetricSource, Problem
 from feature_rollout.reconcile import Target
-from feature_rollout.runtime.inventory import Inventory, RolloutKey, version_of
+from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey, version_of
+from feature_rollout.runtime.inventory import references as inventory_references
 from feature_rollout.runtime.stores import Stores
 
+NOT_FOUND = frozenset(
+    {reasons.STORE_NOT_FOUND, reasons.SECRET_NOT_FOUND, api_reasons.MATRIX_NOT_FOUND, api_reasons.TEMPLATE_NOT_FOUND}
+)
+GRACE_S = 3.0
 
-class Gatherer:
-    """Follows references through the inventory; asks the API server for nothing but Secrets.
+
+class Targets:
+    """Follows references through the inventory; asks the API server for what is not there, and for Secrets.
 
     A plan is resolved once per version of the objects that it is made of.
     """
 
-    def __init__(self, cluster: str, inventory: Inventory, stores: Stores) -> None:
+    def __init__(self, cluster: str, inventory: Inventory, stores: Stores, api: Api) -> None:
+        self._api = api
         self._cluster = cluster
         self._inventory = inventory
         self._stores = stores
         self._resolved: dict[RolloutKey, tuple[object, Resolved | Trouble]] = {}
+        self._missing_since_s: dict[RolloutKey, float] = {}
 
     async def target(self, key: RolloutKey) -> Target | None:
         """The rollout of that namespace and name, or None when there is none."""
         rollout = self._inventory.get(ROLLOUTS, *key)
         if rollout is None:
             self._resolved.pop(key, None)
+            self._missing_since_s.pop(key, None)
             return None
+        await self._look_up_missing(key[0], rollout)
         resolved = self._resolve(key, rollout)
         trouble = resolved if isinstance(resolved, Trouble) else None
         plan = None if isinstance(resolved, Trouble) else resolved.plan
@@ -51,12 +65,45 @@ class Gatherer:
             key=f"{self._cluster}/{key[0]}/{key[1]}",
             on_delete=_on_delete(spec),
             plan=plan,
-            trouble=store_trouble or trouble,
+            trouble=self._patient(key, store_trouble or trouble),
             suspended=bool(spec.get("suspend")),
             hold_at=spec.get("holdAt"),
             store=store,
             source=source,
+            on_drift=_on_drift(self._inventory.get(STORES, key[0], (spec.get("storeRef") or {}).get("name") or "")),
         )
+
+    def owners(self, store: ObjectKey, flag: str) -> list[RolloutKey]:
+        """The rollouts on a FlagStore whose plan names this flag."""
+        return [
+            key
+            for key, (_, resolved) in self._resolved.items()
+            if isinstance(resolved, Resolved)
+            and (key[0], resolved.store_name) == store
+            and any(flag in stage.flags for stage in resolved.plan.stages)
+        ]
+
+    def _patient(self, key: RolloutKey, trouble: Trouble | None) -> Trouble | None:
+        """What is missing may be applied in the next moment: a rollout must not be seen to fail for that."""
+        if trouble is None or trouble.reason not in NOT_FOUND:
+            self._missing_since_s.pop(key, None)
+            return trouble
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._missing_since_s.setdefault(key, now_s) >= GRACE_S:
+            return trouble
+        return Trouble(reasons.PENDING, trouble.message, stalled=False)
+
+    async def _look_up_missing(self, namespace: str, rollout: Mapping[str, Any]) -> None:
+        """Each kind has a watch of its own, and they race: only the API server can say that something is missing."""
+        for plural, where, name in inventory_references(namespace, rollout):
+            if self._inventory.get(plural, where, name) is not None:
+                continue
+            try:
+                obj = await self._api.get(plural, where or None, name)
+            except ApiError:
+                return
+            if obj is not None:
+                self._inventory.adopt(plural, obj, asyncio.get_running_loop().time())
 
     def _resolve(self, key: RolloutKey, rollout: Mapping[str, Any]) -> Resolved | Trouble:
         spec = rollout.get("spec") or {}
@@ -117,6 +164,14 @@ def _generation(obj: Mapping[str, Any] | None) -> tuple[str, int] | None:
     if obj is None:
         return None
     return version_of(obj).uid, obj.get("metadata", {}).get("generation", 0)
+
+
+def _on_drift(store: Mapping[str, Any] | None) -> OnDrift:
+    """Read without the model, because a store that is broken meanwhile must not change what becomes of its rows."""
+    try:
+        return OnDrift(((store or {}).get("spec") or {}).get("onDrift", OnDrift.RESPECT))
+    except (AttributeError, ValueError):
+        return OnDrift.RESPECT
 
 
 def _on_delete(spec: Mapping[str, Any]) -> OnDelete:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from feature_rollout.core.exposure import Exposure, raises
 from feature_rollout.core.state import Ledger
@@ -39,9 +39,16 @@ def unnumbered_operation_id(key: str) -> str:
 
 
 async def record(
-    connection: Connection, table: TableMapping, ledger: Ledger, *, operation: str, changes: Sequence[Change], why: Why
+    connection: Connection,
+    table: TableMapping,
+    ledger: Ledger,
+    *,
+    operation: str,
+    changes: Sequence[Change],
+    why: Why,
+    kind: Literal["Manual"] | None = None,
 ) -> None:
-    """One row a changed flag."""
+    """One row a changed flag; `kind` says who changed it, or by default in which direction the operator did."""
     if not changes:
         return
     await connection.cursor().executemany(
@@ -57,7 +64,7 @@ async def record(
                 change.flag,
                 jsonb(change.before.to_json()),
                 jsonb(change.after.to_json()),
-                "Raise" if raises(change.before, change.after) else "Lower",
+                kind or ("Raise" if raises(change.before, change.after) else "Lower"),
                 text(why.actor),
                 ledger.epoch,
                 ledger.uid,

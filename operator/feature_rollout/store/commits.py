@@ -8,7 +8,7 @@ from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Commit, Drifted, Fenced, Problem
 from feature_rollout.postgres import Connection
-from feature_rollout.store import audit, flags, inspection, ledger, ownership
+from feature_rollout.store import audit, drift, flags, inspection, ledger, ownership
 from feature_rollout.store.config import StoreConfig, TableMapping
 
 
@@ -30,9 +30,10 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
         if change.after[flag] != change.before[flag]
     ]
     await ownership.check(connection, config.table, after.key, (one.flag for one in done))
+    operation = audit.operation_id(after)
+    await drift.sign(connection, operation)
     for one in done:
         await _write(connection, config.table, one, shape)
-    operation = audit.operation_id(after)
     await audit.record(connection, config.table, after, operation=operation, changes=done, why=change.why)
     await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
     return after

@@ -77,7 +77,8 @@ async def store(connection: Connection, ledger: Ledger) -> None:
 
 async def reopen(connection: Connection, claim: Claim) -> None:
     await connection.execute(
-        "UPDATE feature_rollout.ledger SET on_delete = %s, closed_at = NULL WHERE key = %s",
+        "UPDATE feature_rollout.ledger SET on_delete = %s, closed_at = NULL, "
+        "opened_at = CASE WHEN closed_at IS NULL THEN opened_at ELSE clock_timestamp() END WHERE key = %s",
         (str(claim.on_delete), claim.key),
     )
 

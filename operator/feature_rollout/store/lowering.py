@@ -16,7 +16,7 @@ from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.ports import Lowering, Problem, Why
 from feature_rollout.postgres import Connection
-from feature_rollout.store import audit, flags, inspection, ledger, ownership
+from feature_rollout.store import audit, drift, flags, inspection, ledger, ownership
 from feature_rollout.store.config import StoreConfig
 
 REVERT_BLOCKED: Final = "RevertBlocked"
@@ -54,6 +54,7 @@ async def lower_flags(connection: Connection, config: StoreConfig, change: Lower
     table, targets = config.table, change.targets
     if not targets:
         return {}
+    await drift.sign(connection, audit.unnumbered_operation_id(change.key))
     found: dict[str, list[flags.Row]] = {}
     for row in await flags.fetch(connection, table, targets, lock=True):
         found.setdefault(row.name, []).append(row)
@@ -133,6 +134,7 @@ async def lower_all(connection: Connection, config: StoreConfig, change: Lowerin
     found = await lower_flags(connection, config, change)
     for debt in owed:
         await audit.record(connection, config.table, now, operation=debt.operation, changes=debt.changes, why=debt.why)
+    await _account_for(connection, config, now, found)
     after = next_ledger(now, change, found) if locked else now
     if locked and after != now:
         await ledger.store(connection, after)
@@ -145,12 +147,24 @@ async def lower_all(connection: Connection, config: StoreConfig, change: Lowerin
     return after
 
 
+async def _account_for(
+    connection: Connection, config: StoreConfig, now: Ledger, found: Mapping[str, audit.Change]
+) -> None:
+    """Record what somebody else has done to the rows before they were lowered; quick where they were as known."""
+    changed_before = {
+        flag: one.before for flag, one in found.items() if one.before != now.written.get(flag, one.before)
+    }
+    if changed_before:
+        await drift.record(connection, config.table, now, changed_before)
+
+
 async def lower_without_ledger(connection: Connection, config: StoreConfig, change: Lowering, extent: Extent) -> Owed:
     """Lower these flags without touching the ledger row; returns the audit that `extent` leaves out."""
     done = changed((await lower_flags(connection, config, change)).values())
     operation = audit.unnumbered_operation_id(change.key)
     if extent is Extent.NO_LEDGER:
         now = await ledger.read(connection, change.key) or unknown(change.key)
+        await _account_for(connection, config, now, {one.flag: one for one in done})
         await audit.record(connection, config.table, now, operation=operation, changes=done, why=change.why)
         await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
         done = ()

@@ -14,7 +14,16 @@ from typing import Any, Final
 import psycopg
 
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import PERMISSION_DENIED, Connection
+from feature_rollout.postgres import (
+    PERMISSION_DENIED,
+    Connection,
+    Server,
+    Subject,
+    bounded,
+    classify,
+    connect,
+    dispose,
+)
 
 BOOKKEEPING_MISSING: Final = "BookkeepingMissing"
 BOOKKEEPING_TOO_NEW: Final = "BookkeepingTooNew"
@@ -26,6 +35,8 @@ INSTALL_HINT: Final = "run `featurerollout store install --print | psql …` as 
 _LOCK: Final = 4_117_300_117
 _LOCK_STATEMENT: Final = f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK});\n"
 _SETTINGS: Final = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s';\n"
+
+_INSTALL_TIMEOUT_S: Final = 60.0
 
 _NEEDED: Final = {
     "migration": ("SELECT",),
@@ -96,6 +107,29 @@ async def install(connection: Connection) -> None:
         if not connection.closed:
             await _run(connection, "ROLLBACK")
         raise
+
+
+async def install_as(owner: Server) -> None:
+    """`install` on a connection of its own; raises Problem."""
+    connection = await connect(owner)
+    try:
+        await bounded(connection, install(connection), _INSTALL_TIMEOUT_S)
+    except psycopg.Error as error:
+        needs = "the owner needs CREATE on the database, or to own the schema feature_rollout"
+        raise classify(error, Subject(owner.role, "feature_rollout.migration", needs)) from None
+    finally:
+        await dispose(connection)
+
+
+async def writer_role_is_usable(owner: Server) -> bool:
+    """Whether the writers' group is there with its rights: an owner may not be allowed to create it."""
+    connection = await connect(owner)
+    try:
+        return await bounded(connection, _has_grants(connection), _INSTALL_TIMEOUT_S)
+    except psycopg.Error as error:
+        raise classify(error, Subject(owner.role, "feature_rollout.evidence", "")) from None
+    finally:
+        await dispose(connection)
 
 
 async def check(connection: Connection, role: str) -> Problem | None:

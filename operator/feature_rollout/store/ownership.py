@@ -87,6 +87,16 @@ async def check(connection: Connection, table: TableMapping, key: str, flags: It
         raise Problem(CONFLICT, f"not owned by this rollout: {', '.join(sorted(foreign))}")
 
 
+async def owned(connection: Connection, key: str) -> list[tuple[TableMapping, str]]:
+    """The flags that a rollout owns and the tables they are in (columns unknown), locked for the transaction."""
+    cursor = await connection.execute(
+        "SELECT table_schema, table_name, flag FROM feature_rollout.ownership WHERE owner = %s "
+        'ORDER BY table_schema, table_name, flag COLLATE "C" FOR UPDATE',
+        (key,),
+    )
+    return [(TableMapping(schema, table), flag) for schema, table, flag in await cursor.fetchall()]
+
+
 async def release(connection: Connection, key: str) -> None:
     """Give all flags of a rollout up; epoch and latch stay."""
     await connection.execute(

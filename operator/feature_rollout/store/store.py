@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
-
-import psycopg
 
 from feature_rollout import failpoints
 from feature_rollout.core.state import Ledger
@@ -21,16 +21,12 @@ from feature_rollout.postgres import (
     TABLE_MISSING,
     WRITE_REFUSED,
     Connection,
-    Server,
-    bounded,
-    classify,
-    connect,
-    dispose,
     parse_uri,
 )
 from feature_rollout.store import (
     claims,
     commits,
+    drift,
     flags,
     inspection,
     ledger,
@@ -41,12 +37,14 @@ from feature_rollout.store import (
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.connections import Connections
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_INSTALL_TIMEOUT_S: Final = 60.0
 # In a lowering that goes flag by flag, each has waited a second already.
 _FLAG_LOCK_TIMEOUT_MS: Final = 200
 _OWED_MAX: Final = 1000
+# The trigger needs a short lock of the flag table; services wait behind whoever waits for it.
+_WATCH_RETRY_S: Final = 60.0
 _REVERT_CRASH: Final = (failpoints.BEFORE_REVERT_COMMIT, failpoints.AFTER_REVERT_COMMIT)
 _RAISE_CRASH: Final = (failpoints.BEFORE_RAISE_COMMIT, failpoints.AFTER_RAISE_COMMIT)
 
@@ -93,6 +91,8 @@ class PostgresFlagStore:
         self._failure: tuple[float, Problem | None] = (0.0, None)
         self._shape: inspection.Shape | None = None
         self._owed: dict[str, tuple[lowering.Owed, ...]] = {}
+        self._watch_after_s = 0.0
+        self._told_of_polling = False
 
     async def prepare(self) -> None:
         """Check that everything is there and permitted; raises Problem.
@@ -149,6 +149,12 @@ class PostgresFlagStore:
                 return await self._lower_without_bookkeeping(change, problem)
             raise
 
+    async def observe(self, key: str, flags: Sequence[str]) -> None:
+        if self._owed.get(key):
+            # Those rows were lowered by the operator; what it owes the audit goes first.
+            raise Problem(lowering.AUDIT_DELAYED, "the record of an earlier lowering still follows", stalled=False)
+        await self._run(lambda connection: drift.observe(connection, self.config.table, key, flags))
+
     async def release(self, change: Lowering, uid: str) -> None:
         try:
             await self._release(change, uid)
@@ -166,7 +172,7 @@ class PostgresFlagStore:
     async def _prepare(self) -> None:
         problem = await self._writers.transaction(self._check_bookkeeping)
         if problem is not None and self._owner is not None and problem.reason != migrations.BOOKKEEPING_TOO_NEW:
-            await self._install(self._owner)
+            await migrations.install_as(self._owner)
             problem = await self._writers.transaction(self._check_bookkeeping)
         if problem is not None:
             raise problem
@@ -176,7 +182,27 @@ class PostgresFlagStore:
             if missing.reason != TABLE_MISSING:
                 raise
             self._shape = None
+        else:
+            await self._watch()
         await self._reverters.warm()
+
+    async def _watch(self) -> None:
+        """Make the trigger that records changes by others, if the owner may; without it rows are polled."""
+        table, now_s = self.config.table, asyncio.get_running_loop().time()
+        if await self._writers.transaction(lambda connection: drift.is_watched(connection, table)):
+            self._told_of_polling = False
+            return
+        outcome = "refused"
+        if self._owner is not None:
+            if now_s < self._watch_after_s:
+                return
+            self._watch_after_s = now_s + _WATCH_RETRY_S
+            with contextlib.suppress(Problem):
+                outcome = await drift.watch_as(self._owner, table)
+        if outcome not in drift.WATCHED and not self._told_of_polling:
+            self._told_of_polling = True
+            statement = drift.watch_statement(table).strip()
+            log.info("changes of %s by others are polled; to see them at once its owner may run: %s", table, statement)
 
     async def _run(
         self,
@@ -209,20 +235,6 @@ class PostgresFlagStore:
 
     async def _inspect(self, connection: Connection) -> inspection.Shape:
         return await inspection.shape(connection, self.config.table, self._role)
-
-    async def _install(self, owner: Server) -> None:
-        connection = await connect(owner)
-        try:
-            await bounded(connection, migrations.install(connection), _INSTALL_TIMEOUT_S)
-        except psycopg.Error as error:
-            subject = replace(
-                self.config.table.subject(owner.role),
-                table="feature_rollout.migration",
-                grant="the owner needs CREATE on the database, or to own the schema feature_rollout",
-            )
-            raise classify(error, subject) from None
-        finally:
-            await dispose(connection)
 
     async def _read(self, connection: Connection, key: str, names: Sequence[str]) -> Snapshot:
         found = await ledger.read(connection, key)

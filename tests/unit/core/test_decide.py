@@ -4,6 +4,7 @@
 |---|---|
 | each check | a sentence, the phase and the reason |
 | order | lowering before everything; trouble before the latch; people before raising |
+| changes by others | each policy: what stops, what guards lower, what a stage starts from |
 | the latch | the same spec, the spec that it was raised under, another one; where the next attempt begins |
 | the edges | edited prefixes, removed stages, grown plans, missing rows, holdAt, bake 0, stages without flags |
 | lives | to completion, harm in stage two, a new attempt, in virtual time |
@@ -37,6 +38,7 @@ from feature_rollout.core.plan import (
     Clause,
     Gate,
     OnDelete,
+    OnDrift,
     OnNoTraffic,
     Plan,
     Severity,
@@ -280,6 +282,85 @@ def _is_check(name: str, function: Callable[..., Any]) -> bool:
 )
 def test_healthy_time_counts_unless(changes: dict[str, Any], still: bool) -> None:
     assert stands_still(view(**changes)) is still
+
+
+# Changes by others.
+
+BY_HAND = {"rows": {"bell": exposure(99)}}
+
+
+@pytest.mark.parametrize(
+    ("on_drift", "reason", "still"),
+    [
+        pytest.param(OnDrift.RESPECT, "ManualChange", True, id="Respect stops"),
+        pytest.param(OnDrift.LOWER_ONLY, "ManualChange", True, id="LowerOnly stops raising"),
+        pytest.param(OnDrift.REPORT, "StageEntered", False, id="Report goes on"),
+    ],
+)
+@pytest.mark.parametrize("rows", [exposure(99), exposure(3), OFF, exposure(10, "admin")])
+def test_what_a_change_by_somebody_else_stops(on_drift: OnDrift, reason: str, still: bool, rows: Exposure) -> None:
+    changed = view(looks=[GOOD] * BAKED, rows={"bell": rows}, on_drift=on_drift)
+    decision = decide(changed)
+    assert (decision.reason, stands_still(changed)) == (reason, still)
+    assert violations(changed, decision) == ()
+
+
+REDUCED = Action(ActionType.REDUCE_PERCENTAGE, percentage=Decimal(5))
+KILLED = exposure(10, enabled=False)
+
+
+@pytest.mark.parametrize(
+    ("action", "row_now", "respected"),
+    [
+        pytest.param(Action(ActionType.DISABLE_FLAGS), exposure(99), False, id="raised by hand: lowered"),
+        pytest.param(Action(ActionType.DISABLE_FLAGS), exposure(1), False, id="lowered by hand, not enough: lowered"),
+        pytest.param(Action(ActionType.DISABLE_FLAGS), KILLED, True, id="switched off by hand: left alone"),
+        pytest.param(Action(ActionType.DISABLE_FLAGS), exposure(0), True, id="nobody has it: left alone"),
+        pytest.param(REDUCED, exposure(6), False, id="above what the action allows: lowered"),
+        pytest.param(REDUCED, exposure(5), True, id="just what it allows: left alone"),
+        pytest.param(REDUCED, exposure(1, "admin"), True, id="less than it allows: left alone"),
+    ],
+)
+def test_what_guards_do_to_a_row_that_somebody_else_changed(action: Action, row_now: Exposure, respected: bool) -> None:
+    """S4 and S19: after the revert every row is within the action's target, and what is so already is theirs."""
+    of = plan(rows=[row(Severity.HIGH, above(), action=action)])
+    for on_drift in OnDrift:
+        changed = view(of, looks=[BAD], rows={"bell": row_now}, on_drift=on_drift)
+        decision = decide(changed)
+        left = respected and on_drift is OnDrift.RESPECT
+        assert decision.verb.reverts
+        assert set(decision.targets) == (set() if left else {"bell"})
+        assert ("Left as somebody else has made them" in decision.message) is left
+        assert violations(changed, decision) == ()
+
+
+def test_our_own_lowering_that_was_not_finished_is_not_taken_for_somebody_elses() -> None:
+    for unfinished in (False, True):
+        decision = decide(view(looks=[BAD], rows={"bell": KILLED}, unfinished=unfinished))
+        assert set(decision.targets) == ({"bell"} if unfinished else set())
+
+
+def test_a_row_that_nobody_changed_is_always_a_target() -> None:
+    of = plan(stage("ten", ("bell", 10), ("menu", 10)))
+    decision = decide(view(of, looks=[BAD], rows={"bell": KILLED, "menu": exposure(10)}))
+    assert decision.targets == {"menu": DISABLED}
+
+
+def test_reported_the_next_stage_starts_from_the_row_as_it_is_and_makes_it_what_the_plan_says() -> None:
+    changed = view(looks=[GOOD] * BAKED, rows={"bell": exposure(99, "beta")}, on_drift=OnDrift.REPORT)
+    decision = decide(changed)
+    assert decision.before == {"bell": exposure(99, "beta")}
+    assert decision.after == {"bell": exposure(50)}
+    assert decision.ledger is not None
+    assert decision.ledger.written == {"bell": exposure(50)}
+    assert decision.ledger.baseline == {"bell": OFF}
+
+
+def test_reported_a_row_that_the_stage_does_not_name_is_left_as_it_is() -> None:
+    of = plan(stage("ten", ("bell", 10), ("menu", 10)), stage("half", ("bell", 50)))
+    rows = {"bell": exposure(10), "menu": exposure(80)}
+    decision = decide(view(of, looks=[GOOD] * BAKED, rows=rows, on_drift=OnDrift.REPORT))
+    assert decision.after == {"bell": exposure(50)}
 
 
 # The latch.

@@ -13,7 +13,7 @@ from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import DISABLED
 from feature_rollout.core.guards import assess
 from feature_rollout.core.invariants import violations
-from feature_rollout.core.plan import Gate, OnNoTraffic, Severity
+from feature_rollout.core.plan import Gate, OnDrift, OnNoTraffic, Severity
 from feature_rollout.core.progress import aligned
 from feature_rollout.core.state import Breach, Latch
 from support.fakes import INTERVAL, T0, exposure, ledger_in, look, minutes, percent, plan, stage
@@ -69,6 +69,12 @@ def test_a_good_decision_breaks_nothing() -> None:
         ),
         pytest.param(
             replace(GOOD_VIEW, rows={"bell": exposure(11)}), GOOD, ("S4",), id="S4 somebody else changed the row"
+        ),
+        pytest.param(
+            replace(GOOD_VIEW, rows={"bell": exposure(11)}, on_drift=OnDrift.REPORT),
+            GOOD,
+            ("S4",),
+            id="S4 reported, and not as it was seen",
         ),
         pytest.param(
             GOOD_VIEW,
