@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from feature_rollout.cli import exits
+from feature_rollout.cli.exits import fail
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
 from feature_rollout.kube.resources import ROLLOUTS
 
-EXIT_ERROR, EXIT_DEGRADED, EXIT_NOT_FOUND = 1, 3, 5
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +51,7 @@ async def one_rollout(api: Api, namespace: str, name: str) -> dict[str, Any]:
     """The rollout; ends the program with 5 when there is none."""
     rollout = await api.get(ROLLOUTS, namespace, name)
     if rollout is None:
-        fail(f"there is no FeatureRollout {name} in namespace {namespace}", EXIT_NOT_FOUND)
+        fail(f"there is no FeatureRollout {name} in namespace {namespace}", exits.NOT_FOUND)
     return rollout
 
 
@@ -68,12 +69,6 @@ def namespace_of(namespace: str | None, kubeconfig: str | None, context: str | N
     return str(chosen.get("context", {}).get("namespace") or "default")
 
 
-def fail(message: str, code: int = EXIT_ERROR) -> NoReturn:
-    """End the program with an error on standard error."""
-    click.echo(f"error: {message}", err=True)
-    raise SystemExit(code)
-
-
 def condition(rollout: dict[str, Any], kind: str) -> dict[str, Any]:
     """A condition of the rollout, or an empty one."""
     conditions = (rollout.get("status") or {}).get("conditions") or []
@@ -83,4 +78,4 @@ def condition(rollout: dict[str, Any], kind: str) -> dict[str, Any]:
 def exit_code(rollouts: list[dict[str, Any]]) -> int:
     """3 when one of them is stalled or rolled back, else 0."""
     stalled = any(condition(rollout, "Stalled").get("status") == "True" for rollout in rollouts)
-    return EXIT_DEGRADED if stalled else 0
+    return exits.DEGRADED if stalled else 0

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from feature_rollout import __version__
-from feature_rollout.cli import VERBS, cluster, explain, main, status
+from feature_rollout.cli import VERBS, cluster, exits, explain, main, status
 
 
 def rollout(**status_fields: Any) -> dict[str, Any]:
@@ -58,19 +58,20 @@ def test_bucket_prints_the_pinned_bucket() -> None:
     assert CliRunner().invoke(main, ["bucket", "notifications_new_bell_ui", "user-1"]).output == "578\n"
 
 
-def test_store_install_prints_sql_and_wants_to_be_told_so() -> None:
+def test_store_install_prints_sql_or_wants_a_connection_string() -> None:
     assert "CREATE SCHEMA" in CliRunner().invoke(main, ["store", "install", "--print"]).output
-    assert CliRunner().invoke(main, ["store", "install"]).exit_code == 2
+    without_uris = dict.fromkeys(("FEATUREROLLOUT_OWNER_URI", "FEATUREROLLOUT_DATABASE_URI"))
+    assert CliRunner().invoke(main, ["store", "install"], env=without_uris).exit_code == 2
 
 
 def test_no_cluster_is_an_error_with_a_reason(tmp_path: Any) -> None:
     answer = CliRunner().invoke(main, ["status", "--kubeconfig", str(tmp_path / "none"), "-n", "shop"])
-    assert answer.exit_code == cluster.EXIT_ERROR
+    assert answer.exit_code == exits.ERROR
     assert "cannot be used" in answer.output
 
 
 @pytest.mark.parametrize(
-    ("stalled", "code"), [("True", cluster.EXIT_DEGRADED), ("False", 0)], ids=["a stalled rollout is 3", "else 0"]
+    ("stalled", "code"), [("True", exits.DEGRADED), ("False", 0)], ids=["a stalled rollout is 3", "else 0"]
 )
 def test_exit_code(stalled: str, code: int) -> None:
     assert cluster.exit_code([rollout(conditions=[condition("Stalled", stalled)])]) == code

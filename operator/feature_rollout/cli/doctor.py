@@ -1,0 +1,99 @@
+"""`featurerollout doctor`: is the database set up as the operator needs it?"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from feature_rollout.cli import database, exits
+from feature_rollout.cli.store import lines
+
+if TYPE_CHECKING:
+    from feature_rollout.postgres import Server
+    from feature_rollout.store.doctor import Finding
+
+ROLES = ("writer", "reader", "owner")
+
+
+@click.command("doctor")
+@click.option("--writer-uri-file", metavar="FILE", help="The writer's connection string, instead of the environment.")
+@click.option("--reader-uri-file", metavar="FILE", help="The reader's.")
+@click.option("--owner-uri-file", metavar="FILE", help="The owner's.")
+@database.table_options
+@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
+def command(
+    *,
+    writer_uri_file: str | None,
+    reader_uri_file: str | None,
+    owner_uri_file: str | None,
+    output: str,
+    **columns: str,
+) -> None:
+    """Check the database, the flag table and the three roles, and say what to do.
+
+    Connection strings are those of FEATUREROLLOUT_WRITER_URI, FEATUREROLLOUT_READER_URI and
+    FEATUREROLLOUT_OWNER_URI, or in files; a role without one is skipped. Nothing is written.
+
+    Exit codes: 0 all is well, 3 there are warnings, 1 there are errors.
+    """
+    from feature_rollout.store import doctor
+
+    table = database.mapping(**columns)
+    files = dict(zip(ROLES, (writer_uri_file, reader_uri_file, owner_uri_file), strict=True))
+    uris = {role: _uri(role, file) for role, file in files.items()}
+    if not any(uris.values()):
+        names = ", ".join(_variable(role) for role in ROLES)
+        raise click.UsageError(f"no connection string: set {names}, or name files with them")
+    servers, findings = _parsed(uris)
+    if any(servers.values()):
+        findings += asyncio.run(doctor.examine(doctor.Roles(**servers), table))
+    unusable = {finding.check for finding in findings if finding.check.endswith(": connection string")}
+    # One whose string cannot be used was given: it is not skipped.
+    findings = [f for f in findings if f"{f.check}: connection string" not in unusable]
+    _print(findings, output)
+    raise SystemExit(exit_code(findings))
+
+
+def _variable(role: str) -> str:
+    return f"FEATUREROLLOUT_{role.upper()}_URI"
+
+
+def _uri(role: str, file: str | None) -> str | None:
+    return database.from_file(file) if file else os.environ.get(_variable(role), "").strip() or None
+
+
+def _parsed(uris: dict[str, str | None]) -> tuple[dict[str, Server | None], list[Finding]]:
+    from feature_rollout.ports import Problem
+    from feature_rollout.postgres import parse_uri
+    from feature_rollout.store.doctor import Finding, Result
+
+    servers: dict[str, Server | None] = dict.fromkeys(uris)
+    findings = []
+    for role, uri in uris.items():
+        try:
+            servers[role] = parse_uri(uri, role) if uri else None
+        except Problem as problem:
+            message = f"{problem.reason}: {problem.message}"
+            findings.append(Finding(f"{role}: connection string", Result.ERROR, message))
+    return servers, findings
+
+
+def _print(findings: list[Finding], output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        return
+    rows = [(finding.check, str(finding.result), finding.message) for finding in findings]
+    click.echo(lines([("CHECK", "RESULT", "WHAT WAS FOUND, AND WHAT TO DO"), *rows]))
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """1 for an error, 3 for a warning, else 0."""
+    results = {str(finding.result) for finding in findings}
+    if "error" in results:
+        return exits.ERROR
+    return exits.DEGRADED if "warning" in results else 0
