@@ -40,7 +40,7 @@ LOGIN_PAUSE_S = 2.0
 # How long kopf may take to end by itself.
 END_S = 1.0
 CANCELS_MAX = 5
-CLOSE_S = 0.1
+CLOSE_S = 0.5
 SERVED_TIMEOUT_S = 15.0
 SERVED_POLL_S = 2.0
 
@@ -176,8 +176,8 @@ class Watch:
             else:
                 await self._pause(SERVED_POLL_S)
         heartbeat.cancel()
-        # A TLS connection that was cut off in its handshake is closed some turns of the loop later, and only if there
-        # are any.
+        # A connection that was made just when its session was closed says good-bye to the other side first, and is left
+        # open when the loop ends before the answer.
         await asyncio.sleep(CLOSE_S)
 
     async def _run_once(self) -> None:

@@ -1,0 +1,48 @@
+"""What people type to see where a rollout is: kubectl, `status` and `explain`, against the real API server."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support.manifests import ROLLOUT, A, B, disable, rollout, stage, store
+from support.world import World
+
+
+def featurerollout(world: World, *args: str) -> subprocess.CompletedProcess[str]:
+    config = ["--kubeconfig", str(world.cluster.kubeconfig()), "-n", world.namespace]
+    command = [sys.executable, "-m", "feature_rollout.cli", *args, *config]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+
+
+@pytest.mark.usefixtures("operator")
+def test_status_and_explain_tell_of_a_healthy_rollout_and_of_a_revert(world: World) -> None:
+    world.apply(store(), rollout(stages=[stage("ten", 10, "1m"), stage("everyone", 100)], rows=[disable()]))
+    world.wait_row(A, (True, 10, frozenset()))
+    world.wait_condition("Ready", "True", "Baking")
+    told = featurerollout(world, "explain", ROLLOUT)
+    assert told.returncode == 0, told.stderr
+    sentence, *details = told.stdout.splitlines()
+    assert sentence == f"{world.namespace}/{ROLLOUT} is Baking: Stage ten bakes for 1m of healthy time."
+    assert any("ten (1 of 2)" in line for line in details)
+    assert any("error-rate above 1%" in line for line in details)
+    listed = featurerollout(world, "status")
+    assert "1/2 ten" in listed.stdout
+    assert listed.returncode == 0
+
+    world.traffic.failed = 0.25
+    world.wait_row(B, (False, 10, frozenset()))
+    world.wait_condition("RolledBack", "True", "RolledBack")
+    told = featurerollout(world, "explain", ROLLOUT)
+    assert told.returncode == 3
+    assert "DisableFlags (High): error-rate was" in told.stdout
+    answer = featurerollout(world, "status", ROLLOUT, "-o", "json")
+    assert answer.returncode == 3
+    assert json.loads(answer.stdout)["status"]["phase"] == "RolledBack"
+
+
+def test_what_is_not_there_and_what_nobody_has_seen(world: World) -> None:
+    assert featurerollout(world, "explain", "no-such-rollout").returncode == 5
+    world.apply(store(), rollout(stages=[stage("ten", 10)], rows=[disable()]))
+    assert "was not seen by an operator yet" in featurerollout(world, "explain", ROLLOUT).stdout
