@@ -301,7 +301,8 @@ async def test_a_query_that_waits_for_its_turn_is_bounded_too(database: Database
     started = time.monotonic()
     looks = await asyncio.gather(*(source.look("m", WINDOW) for _ in range(6)))
     assert {look.error for look in looks} == {"timeout after 0.5s"}
-    assert time.monotonic() - started < 2
+    # Far less than the query takes, on however slow a machine.
+    assert time.monotonic() - started < 15
     await reader.close()
 
 

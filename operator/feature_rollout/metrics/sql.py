@@ -11,6 +11,7 @@ the server's text quotes data.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -206,9 +207,13 @@ async def _row(
         names = _checked_columns(cursor, query.type)
         rows = await cursor.fetchmany(2)
     finally:
-        if connection.pgconn.transaction_status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR):
-            await connection.execute("ROLLBACK")
-        await cursor.close()
+        try:
+            if connection.pgconn.transaction_status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR):
+                await connection.execute("ROLLBACK")
+        finally:
+            # After the rollback, or on a connection that is lost, this asks the server for nothing.
+            with contextlib.suppress(psycopg.Error):
+                await cursor.close()
     if len(rows) > 1:
         raise UnusableAnswerError("more than one row was returned, exactly one is wanted")
     return dict(zip(names, rows[0], strict=True)) if rows else None
