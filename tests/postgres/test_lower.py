@@ -232,7 +232,8 @@ async def test_lowering_does_not_wait_for_busy_connections_of_the_writer(world: 
     await taken.wait()
     started = time.monotonic()
     await world.store.lower(lowering(["alpha"]))
-    assert time.monotonic() - started < 1
+    # Far less than a free connection is waited for.
+    assert time.monotonic() - started < 10
     assert world.row("alpha").is_off
     done.set()
     await asyncio.gather(*tasks)

@@ -148,7 +148,7 @@ async def test_a_half_open_connection_is_replaced_within_the_same_revert(world: 
         proxy.hold(new_ones_too=False)
         started = time.monotonic()
         await store.lower(lowering(["alpha"]))
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 7
         assert world.row("alpha").is_off
         await store.close()
 
@@ -158,7 +158,8 @@ async def test_a_time_out_frees_its_caller_at_once(database: Database) -> None:
     started = time.monotonic()
     problem = await problem_of(bounded(connection, connection.execute("SELECT pg_sleep(30)"), 0.2))
     assert problem.reason == "StoreUnreachable"
-    assert time.monotonic() - started < 1
+    # By itself psycopg would wait five seconds for the server.
+    assert time.monotonic() - started < 4
     await dispose(connection)
 
 
@@ -173,7 +174,7 @@ async def test_cancelling_frees_the_caller_at_once(world: World) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         await store.close()
 
 

