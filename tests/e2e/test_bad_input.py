@@ -225,7 +225,7 @@ def test_the_database_is_down_from_the_start(
     world.wait_condition("Ready", "False", "StoreUnreachable", name=STORE, kind="FlagStore")
     own_postgres.start()
     world.wait_row(A, TEN, HEAL_S)
-    world.wait_condition("Ready", "True", "AsPlanned", name=STORE, kind="FlagStore")
+    world.wait_condition("Ready", "True", "StoreUsable", name=STORE, kind="FlagStore")
 
 
 # A metric's query that is of no use, and what is said of it.

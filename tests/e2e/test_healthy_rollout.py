@@ -54,7 +54,7 @@ def test_a_healthy_rollout_reaches_everyone_and_is_completed(world: World, opera
     witness = Witness(world.database)
     with witness.watching():
         world.apply(store())
-        world.wait_condition("Ready", "True", "AsPlanned", name=STORE, kind="FlagStore")
+        world.wait_condition("Ready", "True", "StoreUsable", name=STORE, kind="FlagStore")
         world.apply(rollout(stages=PLAN))
         world.wait_row(A, EXPOSURES[0])
         world.soon(lambda: world.status()["stage"]["name"] == "admins")

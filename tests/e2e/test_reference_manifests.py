@@ -40,8 +40,10 @@ def test_the_reference_manifests_are_answered(world: World, operator: Operator) 
     world.soon(lambda: "NotInEffect" in world.reasons(NAME))
     waiting = world.status(NAME)["next"]["waitingFor"]
     assert [line for line in waiting if "backup-is-recent" in line]
-    store = world.wait_condition("Ready", "True", "AsPlanned", name="supabase", kind="FlagStore")
+    store = world.wait_condition("Ready", "True", "StoreUsable", name="supabase", kind="FlagStore")
     assert store["message"]
+    unused = world.wait_condition("FieldsInEffect", "False", "NotInEffect", name="supabase", kind="FlagStore")
+    assert "spec.allow (Migrations, RollbackScripts" in unused["message"]
     world.wait_condition("Ready", "False", "NotInEffect", name=f"prometheus-{world.namespace}", kind="MetricProvider")
     world.wait_condition("Ready", "False", "NotInEffect", name=ACTION, kind="RolloutAction")
     assert world.get("RolloutAction", ACTION)["status"]["phase"] == "Refused"

@@ -35,6 +35,7 @@ RESTRICTED_TO_GROUPS = "RestrictedToGroups"
 ROLLED_BACK = "RolledBack"
 REARMED = "Rearmed"
 AS_PLANNED = "AsPlanned"
+STORE_USABLE = "StoreUsable"
 GUARDS_WATCHING = "GuardsWatching"
 ALL_FIELDS_IN_EFFECT = "AllFieldsInEffect"
 
@@ -71,6 +72,7 @@ DESCRIPTIONS: dict[str, str] = {
     ROLLED_BACK: "Exposure was taken back and stays back until `Retry` or another plan.",
     REARMED: "Another plan cleared the latch of an earlier revert; a new attempt begins.",
     AS_PLANNED: "The rows are what the plan says they shall be now.",
+    STORE_USABLE: "The database can be reached, and its flag table and bookkeeping are as they should be.",
     GUARDS_WATCHING: "Every guard can be evaluated.",
     ALL_FIELDS_IN_EFFECT: "Every field of the plan has an effect in this version.",
     INVALID_PLAN: "The plan contradicts itself or what it refers to.",

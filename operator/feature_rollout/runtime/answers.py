@@ -14,6 +14,7 @@ from typing import Any
 
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Trouble
+from feature_rollout.core.plan import Notice
 from feature_rollout.core.status import with_transition_times
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, ApiUnavailable
@@ -27,7 +28,7 @@ QUEUE_MAX = 10_000
 
 ACTION_NOT_IN_EFFECT = "This version does not carry RolloutActions out; this one was refused and will never be applied."
 PROVIDER_NOT_IN_EFFECT = "This version measures SQL metrics only; metrics of this provider cannot be looked at."
-STORE_READY = "The database can be reached, and its flag table and bookkeeping are as they should be."
+STORE_READY = reasons.DESCRIPTIONS[reasons.STORE_USABLE]
 
 
 class Answers:
@@ -49,7 +50,9 @@ class Answers:
 
     def store_is(self, store: Mapping[str, Any], trouble: Trouble | None) -> None:
         """Say whether a FlagStore can be used."""
-        self._say(STORES, store, trouble, {})
+        allowed = ", ".join((store.get("spec") or {}).get("allow") or ())
+        unused = Notice("spec.allow", f"{allowed}: nothing is run as the owner for a rollout yet") if allowed else None
+        self._say(STORES, store, trouble, {}, unused)
 
     async def run(self) -> None:
         while True:
@@ -59,7 +62,14 @@ class Answers:
                 await self._write(key[0], *self._waiting.pop(key))
             await self._changed.wait()
 
-    def _say(self, plural: str, obj: Mapping[str, Any], trouble: Trouble | None, more: Mapping[str, str]) -> None:
+    def _say(
+        self,
+        plural: str,
+        obj: Mapping[str, Any],
+        trouble: Trouble | None,
+        more: Mapping[str, str],
+        unused: Notice | None = None,
+    ) -> None:
         key = key_of(obj)
         if key is None or len(self._waiting) >= QUEUE_MAX:
             return
@@ -69,7 +79,8 @@ class Answers:
         if self._told.get(metadata["uid"]) == said or _says(before, said[0], trouble):
             return
         self._told[metadata["uid"]] = said
-        status = {**more, "observedGeneration": said[0], "conditions": _conditions(before, said[0], trouble)}
+        conditions = _conditions(before, said[0], trouble, unused)
+        status = {**more, "observedGeneration": said[0], "conditions": conditions}
         self._waiting[plural, key] = (obj, status)
         self._changed.set()
 
@@ -86,15 +97,19 @@ class Answers:
             log.info("a status of %s was not written: %s", plural, error)
 
 
-def _conditions(before: Mapping[str, Any], generation: int, trouble: Trouble | None) -> list[dict[str, Any]]:
-    reason, message = (trouble.reason, trouble.message) if trouble else (reasons.AS_PLANNED, STORE_READY)
+def _conditions(
+    before: Mapping[str, Any], generation: int, trouble: Trouble | None, unused: Notice | None
+) -> list[dict[str, Any]]:
+    why = (trouble.reason, trouble.message) if trouble else (reasons.STORE_USABLE, STORE_READY)
     rows = [
-        ("Ready", "False" if trouble else "True"),
-        ("Stalled", "True" if trouble and trouble.stalled else "False"),
+        ("Ready", "False" if trouble else "True", *why),
+        ("Stalled", "True" if trouble and trouble.stalled else "False", *why),
     ]
+    if unused is not None:
+        rows.append(("FieldsInEffect", "False", reasons.NOT_IN_EFFECT, str(unused)))
     conditions = [
         {"type": kind, "status": status, "reason": reason, "message": message[:1024], "observedGeneration": generation}
-        for kind, status in rows
+        for kind, status, reason, message in rows
     ]
     return with_transition_times(conditions, before, datetime.now(UTC))
 
@@ -104,5 +119,5 @@ def _says(status: Mapping[str, Any], generation: int, trouble: Trouble | None) -
     ready = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), None)
     if ready is None or status.get("observedGeneration") != generation:
         return False
-    wanted = (trouble.reason, trouble.message[:1024]) if trouble else (reasons.AS_PLANNED, STORE_READY)
+    wanted = (trouble.reason, trouble.message[:1024]) if trouble else (reasons.STORE_USABLE, STORE_READY)
     return (ready.get("reason"), ready.get("message")) == wanted
