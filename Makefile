@@ -15,7 +15,7 @@ setup: $(STAMP) ## Create .venv with featurerollout and kubectl-featurerollout i
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@echo "setup: creating $(VENV) from requirements-dev.lock"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "setup: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "setup: Python 3.11 to 3.13 is needed (PYTHON=...), this is " + sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

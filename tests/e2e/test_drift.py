@@ -106,7 +106,9 @@ def test_a_pooler_in_transaction_mode_is_polled(world: World, idle_operator: Ope
     role = person(world, 33)
     world.wait_condition("FlagsInSync", "False", "ManualChange")
     assert [entry["actor"] for entry in by_others(world)] == [role]
-    listening = world.database.query("SELECT FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'")
+    listening = world.database.query(
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
+    )
     assert listening == []
 
 

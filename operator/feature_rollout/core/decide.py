@@ -110,7 +110,7 @@ def _latched(view: View) -> Decision | None:
         breach = latch.breach
         message = (
             f"Rolled back in stage {latch.stage}: {breach.metric} was {breach.value}, limit {breach.limit} "
-            f"({breach.severity}). It stays so until a Retry or another plan."
+            f"({breach.severity}). It stays so until the plan is changed."
         )
         return _hold(Phase.ROLLED_BACK, reasons.ROLLED_BACK, message, stalled=True)
     if view.suspended:

@@ -3,7 +3,7 @@
 By default looks are gathered into blocks, whose value is the median of their looks: a
 gauge is breached when 6 blocks in a row are beyond 1.25 times the limit, or 12 beyond
 1.10 times. `persist: {failures: k, of: n}` on a clause replaces that with k of the last n
-looks past the limit ("Gauges" of the statistics page).
+looks past the limit ("Gauges" of docs/statistics.md).
 
 A look without a value says nothing: it neither counts nor breaks a row, of looks or of
 blocks. So does a block with fewer than 5 values: it is left out, as if it had not been.

@@ -248,13 +248,13 @@ class Plan:
 
     @property
     def lowering_clauses(self) -> int:
-        """C of statistics.md: clauses whose row lowers exposure, at least one."""
+        """C of docs/statistics.md: clauses whose row lowers exposure, at least one."""
         enforced = (c for row in self.rows if row.action.type.lowers for c in row.clauses if self.is_enforced(c))
         return max(1, sum(1 for _ in enforced))
 
     @property
     def flag_stages(self) -> int:
-        """S of statistics.md: stages with flags, at least one."""
+        """S of docs/statistics.md: stages with flags, at least one."""
         return max(1, sum(1 for stage in self.stages if stage.entries))
 
     @property

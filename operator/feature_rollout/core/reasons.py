@@ -69,7 +69,7 @@ DESCRIPTIONS: dict[str, str] = {
     FLAGS_DISABLED: "A breached row disabled flags.",
     PERCENTAGE_REDUCED: "A breached row reduced flags.",
     RESTRICTED_TO_GROUPS: "A breached row restricted flags to groups.",
-    ROLLED_BACK: "Exposure was taken back and stays back until `Retry` or another plan.",
+    ROLLED_BACK: "Exposure was taken back and stays back until the plan is changed.",
     REARMED: "Another plan cleared the latch of an earlier revert; a new attempt begins.",
     AS_PLANNED: "The rows are what the plan says they shall be now.",
     STORE_USABLE: "The database can be reached, and its flag table and bookkeeping are as they should be.",
