@@ -31,7 +31,7 @@ def manifests(world: World) -> list[Object]:
 def test_the_reference_manifests_are_answered(world: World, operator: Operator) -> None:
     world.apply(*manifests(world))
     fields = world.wait_condition("FieldsInEffect", "False", "NotInEffect", name=NAME)
-    for field in ("spec.preflight", "spec.calendar", "spec.contacts"):
+    for field in ("spec.preflight", "spec.contacts"):
         assert field in fields["message"]
     world.wait_condition("Stalled", "True", "NotInEffect", name=NAME)
     ready = world.condition("Ready", NAME)

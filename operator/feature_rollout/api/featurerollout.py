@@ -15,9 +15,8 @@ from feature_rollout.api.rules import Found, Rule, immutable, index_of
 from feature_rollout.api.stages import Checks, Stage
 from feature_rollout.api.status import FeatureRolloutStatus
 from feature_rollout.api.values import BY_NAME, Bool, Identifier, Interval, LimitText, Line, Name, Reference
-from feature_rollout.core.plan import MetricType, Mode, OnDelete
+from feature_rollout.core.plan import MetricType, Mode, OnBlind, OnDelete
 
-OnBlind = Literal["Hold"]
 ArgumentValue = Annotated[str, StringConstraints(max_length=256)]
 
 
@@ -179,8 +178,12 @@ class FeatureRolloutSpec(ApiModel):
     """Raise nothing while this is true; guards go on."""
     hold_at: Name | None = None
     """Do not go beyond this stage."""
-    on_blind: OnBlind = "Hold"
-    """What to do when a guard cannot be measured: hold."""
+    on_blind: OnBlind = OnBlind.HOLD
+    """What to do when a guard cannot be measured. It never advances.
+
+    Hold: leave the flags as they are. Revert: act as the guard's row would, when its source has failed for the row's
+    respondWithin, and for ten looks in a row at least.
+    """
     on_delete: OnDelete = OnDelete.KEEP
     """What becomes of the flags when the rollout is deleted: Keep as they are, Restore as before it, or Disable."""
 

@@ -19,6 +19,7 @@ DUPLICATE_CLAUSE: Final = "DuplicateClause"
 SETTLE_TOO_LONG: Final = "SettleTooLong"
 # A row acts on a flag that no stage names.
 FLAG_UNKNOWN: Final = "FlagUnknown"
+CALENDAR_INVALID: Final = "CalendarInvalid"
 TOO_MANY_FLAGS: Final = "TooManyFlags"
 # A template's argument without a value, or a value without an argument.
 ARGUMENT_MISSING: Final = "ArgumentMissing"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from feature_rollout.api import reasons, resolve_matrix, resolve_metrics, resolve_stages
+from feature_rollout.api import reasons, resolve_calendar, resolve_matrix, resolve_metrics, resolve_stages
 from feature_rollout.api.canonical import canonical
 from feature_rollout.api.featurerollout import FeatureRollout, FeatureRolloutSpec
 from feature_rollout.api.flagstore import FlagStore
@@ -18,7 +18,7 @@ from feature_rollout.api.invalid import InvalidPlan
 from feature_rollout.api.metrictemplate import MetricTemplate
 from feature_rollout.api.resolve_metrics import BoundMetric, SqlQuery
 from feature_rollout.api.rollbackmatrix import RollbackMatrix, RollbackMatrixSpec
-from feature_rollout.core.plan import Notice, Plan, digest
+from feature_rollout.core.plan import Notice, OnBlind, Plan, digest
 
 __all__ = ["InvalidPlan", "References", "Resolved", "SqlQuery", "references", "resolve"]
 
@@ -81,7 +81,9 @@ def resolve(
         plan_hash=digest(_plan_identity(spec, guards, metrics, store)),
         spec_hash=digest(_spec_identity(spec)),
         on_delete=spec.on_delete,
+        on_blind=spec.on_blind,
         alpha=float(guards.alpha_budget.number),
+        calendar=resolve_calendar.calendar(spec.calendar) if spec.calendar is not None else None,
         preflight_blockers=tuple(
             f"spec.preflight[{index}] {check.name} is not in effect yet: see to it by hand and remove it"
             for index, check in enumerate(spec.preflight)
@@ -114,8 +116,6 @@ def _notices(
         yield Notice("spec.contacts", "for people only, nobody is notified")
     for metric in metrics.values():
         yield from metric.notices()
-    if spec.calendar is not None:
-        yield Notice("spec.calendar", "stages with flags do not start")
     if spec.preflight:
         yield Notice("spec.preflight", "the first stage does not start")
     yield from resolve_stages.notices(spec)
@@ -132,7 +132,7 @@ def _plan_identity(
         "matrix": canonical(guards),
         "metrics": {name: {**metric.identity, "mode": metric.binding.mode} for name, metric in metrics.items()},
         "stages": canonical(spec.stages),
-    }
+    } | ({} if spec.on_blind is OnBlind.HOLD else {"onBlind": spec.on_blind})
 
 
 def _spec_identity(spec: FeatureRolloutSpec) -> dict[str, Any]:

@@ -22,7 +22,7 @@ FLAGS_MAX = 100
 
 def stages(spec: FeatureRolloutSpec, metrics: Mapping[str, BoundMetric]) -> tuple[Stage, ...]:
     """The stages in order. Raises InvalidPlan."""
-    resolved = tuple(_stage(spec, index, stage, metrics) for index, stage in enumerate(spec.stages))
+    resolved = tuple(_stage(index, stage, metrics) for index, stage in enumerate(spec.stages))
     flags = {name for stage in resolved for name in stage.flags}
     if len(flags) > FLAGS_MAX:
         raise InvalidPlan(
@@ -38,21 +38,20 @@ def notices(spec: FeatureRolloutSpec) -> Iterator[Notice]:
         path = f"spec.stages[{index}]"
         for name in _demands(stage):
             yield Notice(f"{path}.{name}", f"the stage {stage.name} does not start")
-        if stage.deadline is not None:
-            yield Notice(f"{path}.deadline", "an overdue stage is not reported")
     # One for all: a list of ten such lines would hide the others.
     if any(stage.risk is not None for stage in spec.stages):
         yield Notice("spec.stages[*].risk", "for people only")
 
 
-def _stage(spec: FeatureRolloutSpec, index: int, stage: StageModel, metrics: Mapping[str, BoundMetric]) -> Stage:
+def _stage(index: int, stage: StageModel, metrics: Mapping[str, BoundMetric]) -> Stage:
     return Stage(
         name=stage.name,
         entries=tuple(_entry(entry) for entry in stage.flags),
         bake=stage.bake.delta,
         gates=tuple(_gate(gate, f"spec.stages[{index}].gates[{i}]", metrics) for i, gate in enumerate(stage.gates)),
         on_no_traffic=stage.on_no_traffic,
-        blockers=_blockers(spec, index, stage),
+        deadline=stage.deadline.delta if stage.deadline is not None else None,
+        blockers=_blockers(index, stage),
         digest=digest(canonical(stage)),
     )
 
@@ -87,12 +86,9 @@ def _demands(stage: StageModel) -> list[str]:
     return [name for name, value in demands if value]
 
 
-def _blockers(spec: FeatureRolloutSpec, index: int, stage: StageModel) -> tuple[str, ...]:
+def _blockers(index: int, stage: StageModel) -> tuple[str, ...]:
     """A stage must not start without what it demands."""
-    blockers = [
+    return tuple(
         f"spec.stages[{index}].{name} is not in effect yet: do it by hand and remove it, or wait for a version with it"
         for name in _demands(stage)
-    ]
-    if stage.flags and spec.calendar is not None:
-        blockers.append("spec.calendar is not in effect yet: advance by suspend or holdAt, and remove it")
-    return tuple(blockers)
+    )

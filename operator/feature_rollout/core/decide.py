@@ -7,14 +7,24 @@ raising comes last, when nothing has objected.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from feature_rollout.core import reasons, steps
 from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import DISABLED, OFF, Exposure
 from feature_rollout.core.gates import unmet
-from feature_rollout.core.guards import GuardState, breach_of, targets, worst
-from feature_rollout.core.plan import Action, ActionType, OnDelete, OnDrift, OnNoTraffic, Stage, format_duration
-from feature_rollout.core.state import NOT_STARTED, Ledger
+from feature_rollout.core.guards import Guard, GuardState, blind_too_long, breach_of, targets, worst
+from feature_rollout.core.plan import (
+    Action,
+    ActionType,
+    OnBlind,
+    OnDelete,
+    OnDrift,
+    OnNoTraffic,
+    Stage,
+    format_duration,
+)
+from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
 
 Check = Callable[[View], Decision | None]
 
@@ -24,7 +34,7 @@ def decide(view: View) -> Decision:
     for check in CHECKS:
         decision = check(view)
         if decision is not None:
-            return decision
+            return _overdue(view, decision) or decision
     return _advance(view)
 
 
@@ -47,13 +57,35 @@ def release(ledger: Ledger, on_delete: OnDelete) -> Decision:
 def _breached(view: View) -> Decision | None:
     """The most severe breached row acts, once in an attempt; after it only a more severe one."""
     guard = worst(view.guards)
-    if guard is None or not view.ledger.raised or view.is_over:
+    if guard is None or not _may_act(view, guard):
         return None
-    if guard.row.severity <= max(view.ledger.acted, default=0):
-        return None
-    action = guard.row.action
     breach = breach_of(guard, view.plan.metrics[guard.clause.metric], view.now)
     message = f"{breach.metric} is {breach.value}, {guard.clause.sense} {breach.limit}: a {breach.severity} breach."
+    return _revert(view, guard.row.action, breach, message)
+
+
+def _blind_too_long(view: View) -> Decision | None:
+    """With `onBlind: Revert` a guard that was not measured for as long as its row may take counts as breached."""
+    guard = blind_too_long(view.guards, view.now) if view.plan.on_blind is OnBlind.REVERT else None
+    if guard is None or not _may_act(view, guard):
+        return None
+    breach = replace(
+        breach_of(guard, view.plan.metrics[guard.clause.metric], view.now),
+        value="not measured",
+        onset_at=guard.blind_since or view.now,
+    )
+    message = (
+        f"{breach.metric} could not be measured ({guard.note}); onBlind is Revert, as for a {breach.severity} breach."
+    )
+    return _revert(view, guard.row.action, breach, message)
+
+
+def _may_act(view: View, guard: Guard) -> bool:
+    """Whether there is anything to take back, and no row of this severity or above has acted in this attempt."""
+    return bool(view.ledger.raised) and not view.is_over and guard.row.severity > max(view.ledger.acted, default=0)
+
+
+def _revert(view: View, action: Action, breach: Breach, message: str) -> Decision:
     if action.type is ActionType.ROLL_BACK_DATABASE:
         message += " The flags are disabled; the rollback script was not run, this version cannot."
     lowered, respected = _lowered(view, action)
@@ -189,7 +221,8 @@ def _blind(view: View) -> Decision | None:
     notes = _notes(view, GuardState.BLIND)
     if not notes:
         return None
-    message = f"Guards cannot be evaluated, nothing is raised and nothing reverted: {'; '.join(notes)}."
+    rest = "nothing reverted" if view.plan.on_blind is OnBlind.HOLD else "reverted if it lasts, by onBlind"
+    message = f"Guards cannot be evaluated, nothing is raised and {rest}: {'; '.join(notes)}."
     return _hold(Phase.HELD, reasons.GUARDS_BLIND, message, waiting_for=notes)
 
 
@@ -268,6 +301,40 @@ def _not_in_effect(phase: Phase, blockers: tuple[str, ...]) -> Decision:
     return _hold(phase, reasons.NOT_IN_EFFECT, message, stalled=True, waiting_for=blockers)
 
 
+def _outside_window(view: View) -> Decision | None:
+    """The calendar is asked for an advance alone, when all else has been done."""
+    calendar = view.plan.calendar
+    closed = calendar.closed(view.now) if calendar is not None else None
+    if calendar is None or closed is None:
+        return None
+    opens = calendar.next_open(view.now)
+    when = f"opens {calendar.in_zone(opens)}" if opens is not None else "never opens again, as it is written"
+    message = f"The next stage waits for the calendar, which is closed ({closed}) and {when}."
+    return Decision(
+        Verb.WAIT,
+        Phase.AWAITING_WINDOW,
+        reasons.AWAITING_WINDOW,
+        message,
+        waiting_for=(f"the calendar: {when}",),
+        due_at=opens,
+    )
+
+
+def _overdue(view: View, decision: Decision) -> Decision | None:
+    """The same wait, but loud: the stage should have baked and passed its gates by now."""
+    stage, since = view.stage, view.ledger.entered_at
+    if stage is None or stage.deadline is None or since is None or decision.phase not in _IN_A_STAGE:
+        return None
+    if view.now < since + stage.deadline:
+        return None
+    message = f"Stage {stage.name} has taken longer than its deadline of {format_duration(stage.deadline)}. "
+    return replace(decision, reason=reasons.STAGE_OVERDUE, message=message + decision.message, stalled=True)
+
+
+# Phases in which the stage itself is what takes so long, and not people or the calendar.
+_IN_A_STAGE = frozenset({Phase.BAKING, Phase.GATING, Phase.HELD})
+
+
 def _next_row_missing(view: View) -> Decision | None:
     """Asked for last: a stage before may have created the rows."""
     flags = view.next_stage.flags if view.next_stage else ()
@@ -314,6 +381,7 @@ STANDSTILL: tuple[Check, ...] = (
 )
 CHECKS: tuple[Check, ...] = (
     _breached,
+    _blind_too_long,
     *STANDSTILL,
     _preflight,
     _evidence_against,
@@ -325,5 +393,6 @@ CHECKS: tuple[Check, ...] = (
     _hold_at,
     _ended,
     _next_not_in_effect,
+    _outside_window,
     _next_row_missing,
 )

@@ -128,7 +128,7 @@ class Decision:
 
     `ledger`, `before` and `after` are set when a fenced transaction shall be made,
     `targets` when rows shall be lowered. `waiting_for` says what must become true before
-    the next step.
+    the next step, `due_at` when it is known when that will be.
     """
 
     verb: Verb
@@ -141,4 +141,5 @@ class Decision:
     targets: Mapping[str, Exposure] = field(default_factory=dict)
     breach: Breach | None = None
     waiting_for: tuple[str, ...] = ()
+    due_at: datetime | None = None
     stalled: bool = False

@@ -15,6 +15,9 @@ from feature_rollout.core.plan import Action, ActionType, Clause, Metric, Metric
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import Breach, Ledger
 
+# With `onBlind: Revert`, so many looks in a row must have failed, however short the row's deadline is.
+BLIND_LOOKS_MIN = 10
+
 
 class GuardState(StrEnum):
     QUIET = "Quiet"
@@ -28,7 +31,10 @@ class GuardState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A clause and its state. `note` says in words why it is blind or without data."""
+    """A clause and its state. `note` says in words why it is blind or without data.
+
+    `blind_since` is set when its source has failed often enough that this is no hiccup.
+    """
 
     row: Row
     clause: Clause
@@ -37,6 +43,7 @@ class Guard:
     log_evidence: float | None = None
     onset_at: datetime | None = None
     note: str = ""
+    blind_since: datetime | None = None
 
     @property
     def is_blind(self) -> bool:
@@ -59,7 +66,9 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
         return guard
     blind = _blindness(metric, progress, now)
     if blind:
-        return replace(guard, state=GuardState.BLIND, note=blind)
+        measured = progress.of(metric.name)
+        since = measured.failing_since if measured.failures >= BLIND_LOOKS_MIN else None
+        return replace(guard, state=GuardState.BLIND, note=blind, blind_since=since)
     if latest is None:
         return replace(guard, state=GuardState.UNSEEN, note=f"the first look at {metric.name}")
     if not latest.is_measured:
@@ -110,6 +119,12 @@ def breach_of(guard: Guard, metric: Metric, now: datetime) -> Breach:
         respond_within=guard.row.respond_within,
         action=str(guard.row.action.type),
     )
+
+
+def blind_too_long(guards: Iterable[Guard], now: datetime) -> Guard | None:
+    """The guard of the most severe row that lowers exposure and was not measured for its `respondWithin`."""
+    overdue = (g for g in guards if g.blind_since is not None and now - g.blind_since >= g.row.respond_within)
+    return max((g for g in overdue if g.row.action.type.lowers), key=lambda guard: guard.row.severity, default=None)
 
 
 def worst(guards: Iterable[Guard]) -> Guard | None:

@@ -15,6 +15,7 @@ from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from feature_rollout.core.calendar import Calendar
 from feature_rollout.core.exposure import OFF, Exposure, FlagChange
 
 
@@ -89,6 +90,17 @@ class OnDrift(StrEnum):
     REPORT = "Report"
 
 
+class OnBlind(StrEnum):
+    """What becomes of a rollout whose guards cannot be measured. It never advances.
+
+    Hold leaves the flags as they are, however long it takes. Revert does what the row
+    would do, once its metric's source has failed for the row's `respondWithin`.
+    """
+
+    HOLD = "Hold"
+    REVERT = "Revert"
+
+
 class OnNoTraffic(StrEnum):
     WAIT = "Wait"
     COUNT = "Count"
@@ -147,13 +159,17 @@ class FlagEntry:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One entry of the plan. `blockers` are the parts of it that this version cannot do; they hold its start."""
+    """One entry of the plan. `blockers` are the parts of it that this version cannot do; they hold its start.
+
+    `deadline` is how long after its start its bake and its gates may take before that is worth a page.
+    """
 
     name: str
     entries: tuple[FlagEntry, ...] = ()
     bake: timedelta = timedelta(0)
     gates: tuple[Gate, ...] = ()
     on_no_traffic: OnNoTraffic = OnNoTraffic.WAIT
+    deadline: timedelta | None = None
     blockers: tuple[str, ...] = ()
     digest: str = ""
 
@@ -237,7 +253,9 @@ class Plan:
     plan_hash: str
     spec_hash: str
     on_delete: OnDelete = OnDelete.KEEP
+    on_blind: OnBlind = OnBlind.HOLD
     alpha: float = 0.05
+    calendar: Calendar | None = None
     preflight_blockers: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
 

@@ -29,7 +29,11 @@ UNGUARDED_STEP_MAX = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class MetricProgress:
-    """One metric. `events`, `units` and `values` are the present stage's; `healthy` spans wait for the other guards."""
+    """One metric. `events`, `units` and `values` are the present stage's; `healthy` spans wait for the other guards.
+
+    `failures` is how many of the newest looks, without a gap, its source has failed to answer; `failing_since` is
+    the start of the first of them.
+    """
 
     looked_until: datetime | None = None
     latest: Look | None = None
@@ -37,6 +41,8 @@ class MetricProgress:
     units: float = 0.0
     values: tuple[float, ...] = ()
     healthy: tuple[Window, ...] = ()
+    failures: int = 0
+    failing_since: datetime | None = None
 
     def observed(self, look: Look, *, healthy: bool, keep_value: bool) -> MetricProgress:
         spans = self.healthy
@@ -53,6 +59,8 @@ class MetricProgress:
             units=self.units + (look.units or 0.0) if measured else self.units,
             values=values,
             healthy=spans[-SPANS_MAX:],
+            failures=self.failures + 1 if look.error is not None else 0,
+            failing_since=(self.failing_since or look.window.start) if look.error is not None else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +71,8 @@ class MetricProgress:
             "units": self.units,
             "values": list(self.values),
             "healthy": [[w.start.isoformat(), w.end.isoformat()] for w in self.healthy],
+            "failures": self.failures,
+            "failingSince": self.failing_since.isoformat() if self.failing_since else None,
         }
 
     @classmethod
@@ -74,6 +84,8 @@ class MetricProgress:
             units=data["units"],
             values=tuple(data["values"]),
             healthy=tuple(Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in data["healthy"]),
+            failures=data["failures"],
+            failing_since=_time(data["failingSince"]),
         )
 
 

@@ -18,6 +18,8 @@ ABANDONED = "Abandoned"
 
 # Why it does not advance.
 AWAITING_LOOK = "AwaitingLook"
+AWAITING_WINDOW = "AwaitingWindow"
+STAGE_OVERDUE = "StageOverdue"
 EVIDENCE_AGAINST = "EvidenceAgainst"
 HOLD_ACTION = "HoldAction"
 GUARDS_BLIND = "GuardsBlind"
@@ -57,9 +59,11 @@ DESCRIPTIONS: dict[str, str] = {
     RELEASED: "The rollout was deleted: rows are what `onDelete` says, and ownership is given up.",
     ABANDONED: "The rollout was deleted with the abandon annotation: the database was not touched.",
     AWAITING_LOOK: "A guard has not been looked at yet in this attempt; nothing is raised before.",
+    AWAITING_WINDOW: "The calendar is closed: the next stage begins when it opens. A revert does not wait for it.",
+    STAGE_OVERDUE: "A stage has not passed its bake and its gates within its `deadline`; the message says why.",
     EVIDENCE_AGAINST: "A guard has evidence of 20 or more: no proof of a breach, but too much to go on.",
     HOLD_ACTION: "A row whose action is Hold is breached.",
-    GUARDS_BLIND: "A guard cannot be evaluated; nothing is raised and nothing is reverted.",
+    GUARDS_BLIND: "A guard cannot be evaluated; nothing is raised, and nothing is reverted unless `onBlind` says so.",
     NO_TRAFFIC: "A guard's metric has no data; healthy time does not count.",
     NOT_IN_EFFECT: "The plan demands something that this version cannot do; it waits instead of skipping it.",
     PLAN_CHANGED: "A stage that was already entered was edited; the rollout holds.",
@@ -90,6 +94,7 @@ DESCRIPTIONS: dict[str, str] = {
     "DuplicateClause": "A row has the same clause twice.",
     "SettleTooLong": "A row's `settle` is longer than a revert may be kept waiting.",
     "FlagUnknown": "A row acts on a flag that no stage names.",
+    "CalendarInvalid": "The calendar names a time zone or a day that there is not.",
     "TooManyFlags": "The plan names more flags than one rollout may have.",
     "ArgumentMissing": "A template's argument has no value.",
     "ArgumentUnknown": "A value is given for an argument that the template does not have.",

@@ -8,13 +8,14 @@ changes nothing in it but `metrics`, which alone is no reason to write.
 | Pending | False, and Reconciling | False | for seconds: the first looks, a new attempt |
 | Preflight | False | True | the plan has a preflight, which this version cannot do |
 | Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |
-| Held | True; False when guards are blind | only for PlanChanged, NotInEffect | something keeps it from advancing |
+| AwaitingWindow | True | False | the calendar is closed |
+| Held | True; False when blind | for PlanChanged, NotInEffect, StageOverdue | something keeps it from advancing |
 | Paused | True; False when a row was changed by hand | False | suspended, or a person has changed a row |
 | RolledBack | False | True | a revert was made and stays |
 | Completed | True | False | every stage is in |
 | Stalled | False | True | a person must mend something |
 
-AwaitingApproval, AwaitingWindow, Migrating and Terminating are for what this version does not do.
+AwaitingApproval, Migrating and Terminating are for what this version does not do.
 """
 
 from __future__ import annotations
@@ -208,6 +209,8 @@ def _next(view: View, decision: Decision) -> dict[str, Any] | None:
     picture: dict[str, Any] = {"action": following if decision.phase is not Phase.ROLLED_BACK else "Hold"}
     if decision.phase is Phase.BAKING and view.stage is not None:
         picture["at"] = kube_time(view.now + max(view.stage.bake - view.progress.baked, timedelta(0)))
+    elif decision.due_at is not None:
+        picture["at"] = kube_time(decision.due_at)
     waiting = [words[:_TEXT_MAX] for words in decision.waiting_for] or [decision.message[:_TEXT_MAX]]
     return picture | {"waitingFor": waiting[:_WAITING_MAX]}
 

@@ -9,7 +9,7 @@
 """
 
 from copy import deepcopy
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from feature_rollout.api.kinds import is_ours, parse
 from feature_rollout.api.metrictemplate import MetricTemplate
 from feature_rollout.api.resolve import InvalidPlan, References, Resolved, references, resolve
 from feature_rollout.api.rollbackmatrix import RollbackMatrix
+from feature_rollout.core.calendar import DailyWindow, Freeze
 from feature_rollout.core.exposure import FlagChange
 from feature_rollout.core.plan import (
     Action,
@@ -33,6 +34,7 @@ from feature_rollout.core.plan import (
     MetricType,
     Mode,
     Notice,
+    OnBlind,
     OnDelete,
     OnNoTraffic,
     Persist,
@@ -144,9 +146,8 @@ class TestTheGuide:
 
     def test_what_this_version_does_not_do(self, guide: Resolved) -> None:
         stages = guide.plan.stages
-        assert [len(stage.blockers) for stage in stages] == [2, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+        assert [len(stage.blockers) for stage in stages] == [2, 1, 0, 0, 0, 0, 0, 0, 1, 1]
         assert stages[0].blockers[0].startswith("spec.stages[0].migrations is not in effect yet")
-        assert stages[4].blockers[0].startswith("spec.calendar is not in effect yet")
         assert len(guide.plan.preflight_blockers) == 3
         assert guide.plan.metrics["cache-hit-rate"].blocker
         assert [bool(clause.blocker) for row in guide.plan.rows for clause in row.clauses] == [
@@ -162,7 +163,6 @@ class TestTheGuide:
             "MetricTemplate/p95-latency spec.prometheus",
             "MetricTemplate/websocket-drop-rate spec.prometheus",
             "MetricTemplate/cache-hit-rate spec.prometheus",
-            "spec.calendar",
             "spec.preflight",
             "spec.stages[0].migrations",
             "spec.stages[0].checks",
@@ -387,7 +387,6 @@ WITHOUT_EFFECT = [
     ("approval", put("stages.0.approval", {"required": 1}), "spec.stages[0].approval"),
     ("migrations", put("stages.0.migrations", [SCRIPT]), "spec.stages[0].migrations"),
     ("checks", put("stages.0.checks", [{"name": "a", "sql": "SELECT true"}]), "spec.stages[0].checks"),
-    ("calendar", put("calendar", {}), "spec.calendar"),
 ]
 
 
@@ -398,9 +397,43 @@ def test_a_stage_does_not_start_without_what_it_demands(change: Change, path: st
     assert resolved.stages[0].blockers[0].startswith(f"{path} is not in effect yet")
 
 
-def test_a_calendar_holds_stages_with_flags_only() -> None:
-    resolved = plan(put("calendar", {}), put("stages.1", {"name": "wait", "bake": "1h"}))
-    assert [len(stage.blockers) for stage in resolved.stages] == [1, 0]
+def test_the_guides_calendar(guide: Resolved) -> None:
+    calendar = guide.plan.calendar
+    assert calendar is not None
+    assert calendar.zone == "Europe/Berlin"
+    assert calendar.windows == (DailyWindow(frozenset({0, 1, 2, 3}), 9 * 60, 16 * 60),)
+    assert calendar.freezes == (Freeze(date(2026, 12, 20), date(2027, 1, 3), "year end"),)
+
+
+@pytest.mark.parametrize(
+    ("calendar", "message"),
+    [
+        (
+            {"timeZone": "Europe/Bonn"},
+            'spec.calendar.timeZone: there is no time zone "Europe/Bonn": write a name such as Europe/Berlin',
+        ),
+        (
+            {"freezes": [{"from": "2026-01-01", "to": "2026-02-30"}]},
+            'spec.calendar.freezes[0].to: "2026-02-30" is on no calendar: write a day that the month has',
+        ),
+        (
+            {"freezes": [{"from": "2026-02-02", "to": "2026-02-01"}]},
+            "spec.calendar.freezes[0]: it ends on 2026-02-01, before it begins on 2026-02-02: exchange from and to",
+        ),
+    ],
+)
+def test_a_calendar_that_cannot_be(calendar: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidPlan) as raised:
+        plan(put("calendar", calendar))
+    assert (raised.value.reason, raised.value.message) == ("CalendarInvalid", message)
+
+
+def test_on_blind_and_deadline() -> None:
+    resolved = plan(put("onBlind", "Revert"), put("stages.1.deadline", "3d"))
+    assert resolved.on_blind is OnBlind.REVERT
+    assert [stage.deadline for stage in resolved.stages] == [None, timedelta(days=3)]
+    assert resolved.notices == ()
+    assert resolved.plan_hash != plan(put("stages.1.deadline", "3d")).plan_hash, "what guards do is approved"
 
 
 def test_preflight_blocks_the_start() -> None:
@@ -416,9 +449,8 @@ def test_preflight_blocks_the_start() -> None:
     [
         (put("contacts", {"team": "shop"}), "spec.contacts"),
         (put("stages.1.risk", "High"), "spec.stages[*].risk"),
-        (put("stages.1.deadline", "3d"), "spec.stages[1].deadline"),
     ],
-    ids=["contacts", "risk", "deadline"],
+    ids=["contacts", "risk"],
 )
 def test_what_only_informs_blocks_nothing(change: Change, path: str) -> None:
     resolved = plan(change)

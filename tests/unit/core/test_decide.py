@@ -5,6 +5,7 @@
 | each check | a sentence, the phase and the reason |
 | order | lowering before everything; trouble before the latch; people before raising |
 | changes by others | each policy: what stops, what guards lower, what a stage starts from |
+| not knowing | onBlind, how long, what is no failure of the source |
 | the latch | the same spec, the spec that it was raised under, another one; where the next attempt begins |
 | the edges | edited prefixes, removed stages, grown plans, missing rows, holdAt, bake 0, stages without flags |
 | lives | to completion, harm in stage two, a new attempt, in virtual time |
@@ -16,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 
 from feature_rollout.core import decide as module
 from feature_rollout.core import reasons
+from feature_rollout.core.calendar import Calendar, Freeze
 from feature_rollout.core.decide import CHECKS, STANDSTILL, decide, release, stands_still
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import DISABLED, Exposure, FlagChange, raises
@@ -37,6 +39,7 @@ from feature_rollout.core.plan import (
     ActionType,
     Clause,
     Gate,
+    OnBlind,
     OnDelete,
     OnDrift,
     OnNoTraffic,
@@ -111,6 +114,10 @@ GATED = plan(
 CAREFUL = plan(alpha=0.0001)
 SOFT = plan(rows=[row(Severity.LOW, above(), action=HOLD)])
 BLOCKED = plan(PLAN.stages[0], stage("half", ("bell", 50), blockers=("approval is not in effect",)))
+YEARS = Calendar("UTC", (), (Freeze(T0.date(), T0.date() + timedelta(days=300), "a long freeze"),))
+CLOSED = plan(calendar=YEARS)
+OVERDUE = plan(stage("ten", ("bell", 10), deadline=minutes(2)), *PLAN.stages[1:])
+BLIND = plan(on_blind=OnBlind.REVERT)
 TROUBLE = Trouble("InvalidPlan", "the plan names no metric")
 
 
@@ -165,6 +172,34 @@ TROUBLE = Trouble("InvalidPlan", "the plan names no metric")
             view(plan(preflight_blockers=("preflight",)), -1), Verb.HOLD, Phase.PREFLIGHT, "NotInEffect", id="preflight"
         ),
         pytest.param(
+            view(CLOSED, looks=[GOOD] * BAKED),
+            Verb.WAIT,
+            Phase.AWAITING_WINDOW,
+            "AwaitingWindow",
+            id="the calendar is closed",
+        ),
+        pytest.param(view(CLOSED, -1), Verb.WAIT, Phase.AWAITING_WINDOW, "AwaitingWindow", id="closed at the start"),
+        pytest.param(view(CLOSED), Verb.WAIT, Phase.BAKING, "Baking", id="a bake goes on while the calendar is closed"),
+        pytest.param(
+            view(CLOSED, 2, looks=[GOOD] * BAKED),
+            Verb.COMPLETE,
+            Phase.COMPLETED,
+            "Completed",
+            id="its end is no advance",
+        ),
+        pytest.param(view(OVERDUE, looks=[GOOD] * 4), Verb.WAIT, Phase.BAKING, "StageOverdue", id="a stage overdue"),
+        pytest.param(view(OVERDUE, looks=[GOOD] * 3), Verb.WAIT, Phase.BAKING, "Baking", id="a stage in time"),
+        pytest.param(
+            view(OVERDUE, looks=[GOOD] * 3 + [ERROR]), Verb.HOLD, Phase.HELD, "StageOverdue", id="held and overdue"
+        ),
+        pytest.param(
+            view(OVERDUE, looks=[GOOD] * 4, suspended=True),
+            Verb.HOLD,
+            Phase.PAUSED,
+            "Suspended",
+            id="what people have stopped is not overdue",
+        ),
+        pytest.param(
             view(looks=[GOOD] * BAKED, hold_at="ten"), Verb.HOLD, Phase.HELD, "HoldAt", id="holdAt is reached"
         ),
     ],
@@ -181,6 +216,8 @@ def test_a_hold_on_a_person_is_stalled_and_others_are_not() -> None:
     assert decide(view(trouble=TROUBLE)).stalled
     assert decide(view(rows={})).stalled
     assert decide(view(BLOCKED, looks=[GOOD] * BAKED)).stalled
+    assert decide(view(OVERDUE, looks=[GOOD] * 4)).stalled
+    assert not decide(view(CLOSED, -1)).stalled
     assert not decide(view(suspended=True)).stalled
     assert not decide(view(looks=[ERROR])).stalled
     assert not decide(view(GATED, looks=[GOOD] * BAKED)).stalled
@@ -229,6 +266,61 @@ def test_a_breach_is_not_acted_on_when(changes: dict[str, Any]) -> None:
     assert not decide(view(looks=[BAD], **changes)).verb.reverts
 
 
+def test_a_revert_does_not_wait_for_the_calendar() -> None:
+    assert decide(view(CLOSED, looks=[BAD])).verb is Verb.DISABLE_FLAGS
+
+
+def test_the_calendar_says_when_it_opens() -> None:
+    decision = decide(view(CLOSED, -1))
+    assert decision.due_at == datetime(2026, 11, 2, tzinfo=UTC)
+    assert decision.waiting_for == ("the calendar: opens Mon 2026-11-02 00:00 UTC",)
+    assert "a long freeze" in decision.message
+
+
+# Not knowing, for too long.
+
+HOUR = 120  # looks: two respondWithin of 30 minutes
+
+
+def test_by_default_blind_guards_never_revert() -> None:
+    assert decide(view(looks=[GOOD, *[ERROR] * HOUR])).reason == "GuardsBlind"
+
+
+@pytest.mark.parametrize(
+    ("looks", "reason"),
+    [
+        pytest.param([GOOD, *[ERROR] * 59], "GuardsBlind", id="not for as long as the row may take"),
+        pytest.param([GOOD, *[ERROR] * 60], "FlagsDisabled", id="for as long as the row may take"),
+        pytest.param([*[ERROR] * 50, GOOD, *[ERROR] * 50], "GuardsBlind", id="with an answer in between"),
+        pytest.param([GOOD, *[EMPTY] * HOUR], "NoTraffic", id="no data is no failure of the source"),
+    ],
+)
+def test_with_on_blind_revert_a_guard_that_fails_acts(looks: list[dict[str, Any]], reason: str) -> None:
+    decision = decide(view(BLIND, looks=looks))
+    assert decision.reason == reason
+    if decision.breach is not None:
+        assert (decision.breach.value, decision.breach.severity) == ("not measured", Severity.HIGH)
+        assert decision.breach.onset_at == T0 + INTERVAL
+        assert "onBlind" in decision.message
+
+
+def test_a_row_that_answers_at_once_is_blind_after_ten_looks() -> None:
+    of = plan(rows=[row(Severity.CRITICAL, above(), respond_within=seconds(0))], on_blind=OnBlind.REVERT)
+    assert decide(view(of, looks=[ERROR] * 9)).reason == "GuardsBlind"
+    assert decide(view(of, looks=[ERROR] * 10)).reason == "FlagsDisabled"
+
+
+def test_a_blind_row_that_holds_does_not_lower() -> None:
+    assert decide(view(replace(SOFT, on_blind=OnBlind.REVERT), looks=[ERROR] * HOUR)).reason == "GuardsBlind"
+
+
+def test_what_the_operator_did_not_look_at_is_not_held_against_the_rollout() -> None:
+    """After an outage of its own it finds no looks for hours: that says nothing of the source."""
+    late = view(BLIND, looks=[GOOD], now=T0 + timedelta(hours=5))
+    late = replace(late, guards=assess(BLIND, late.progress, late.now))
+    assert decide(late).reason == "GuardsBlind"
+
+
 @pytest.mark.parametrize(
     ("action", "verb", "reason"),
     [
@@ -258,7 +350,7 @@ def test_a_more_severe_row_may_act_after_a_less_severe_one() -> None:
 
 
 def test_the_standstill_comes_before_all_that_waits() -> None:
-    assert CHECKS[1 : len(STANDSTILL) + 1] == STANDSTILL
+    assert CHECKS[2 : len(STANDSTILL) + 2] == STANDSTILL
     named = [f for name, f in inspect.getmembers(module, inspect.isfunction) if _is_check(name, f)]
     assert set(named) == set(CHECKS), "every check is in the chain"
 
