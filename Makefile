@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test unit lock clean
+.PHONY: help setup toolchain demo check fmt generate test unit bench lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ unit: setup ## The tests that need no server
 
 test: check toolchain ## Every check and every test
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
+	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py
 
 lock: setup ## Resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock

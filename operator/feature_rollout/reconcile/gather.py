@@ -119,8 +119,9 @@ class Gatherer:
         done = {name: looking for name, looking in session.looking.items() if looking.task.done()}
         for name in done:
             del session.looking[name]
-        looks = [k.task.result() for k in done.values() if k.plan_hash == plan.plan_hash and not k.task.cancelled()]
-        for look in sorted(looks, key=lambda look: (look.window.end, look.metric)):
+        answers = [k.task.result() for k in done.values() if k.plan_hash == plan.plan_hash and not k.task.cancelled()]
+        session.answered_at_s = max((at_s for _, at_s in answers), default=session.answered_at_s)
+        for look in sorted((look for look, _ in answers), key=lambda look: (look.window.end, look.metric)):
             clauses = [clause for _, clause in plan.guards() if clause.metric == look.metric]
             self._telemetry.looked(str(verdict(look, clauses)))
             if look.error is not None:
@@ -148,7 +149,12 @@ def _flags(plan: Plan, ledger: Ledger | None) -> list[str]:
     return list(dict.fromkeys([*plan.flags, *(ledger.written if ledger else ())]))
 
 
-async def _looked(source: MetricSource, metric: str, window: Window) -> Look:
+async def _looked(source: MetricSource, metric: str, window: Window) -> tuple[Look, float]:
+    look = await _asked(source, metric, window)
+    return look, asyncio.get_running_loop().time()
+
+
+async def _asked(source: MetricSource, metric: str, window: Window) -> Look:
     try:
         return await source.look(metric, window)
     except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer

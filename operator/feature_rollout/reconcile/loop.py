@@ -7,6 +7,7 @@ that are under way.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -172,7 +173,9 @@ class Reconciler:
             await store.lower(_lowering(target, view, decision))
             session.unfinished = False
             seconds = (self._clock.now() - decision.breach.onset_at).total_seconds()
-            self._telemetry.reverted(str(decision.breach.severity), seconds)
+            answered_at_s = session.answered_at_s
+            waited_s = asyncio.get_running_loop().time() - answered_at_s if answered_at_s is not None else None
+            self._telemetry.reverted(str(decision.breach.severity), seconds, waited_s)
             return True
         assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
         if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):

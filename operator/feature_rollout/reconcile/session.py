@@ -71,6 +71,8 @@ class Session:
     attempt: int = 0
     unsaved: bool = False
     looking: dict[str, Looking] = field(default_factory=dict)
+    # When the newest look that was taken in was answered, by the clock of the event loop.
+    answered_at_s: float | None = None
     # What was done and has not been told yet, because the store failed between the two.
     untold: Decision | None = None
     status: Mapping[str, Any] | None = None
@@ -90,9 +92,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """A look that is under way, and what was asked: the answer counts only if that is still the question."""
+    """A look that is under way, and what was asked: the answer counts only if that is still the question.
 
-    task: asyncio.Task[Look]
+    The answer comes with the time at which it came, by the clock of the event loop.
+    """
+
+    task: asyncio.Task[tuple[Look, float]]
     plan_hash: str
 
 
@@ -101,7 +106,8 @@ class Telemetry(Protocol):
 
     def looked(self, verdict: str) -> None: ...
 
-    def reverted(self, severity: str, seconds: float) -> None: ...
+    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None) -> None:
+        """`seconds` are from the onset of the breach, the others from the answer of the look that decided."""
 
     def violated(self, invariant: str) -> None: ...
 

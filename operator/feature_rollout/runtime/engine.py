@@ -38,9 +38,12 @@ class Counts:
     def looked(self, verdict: str) -> None:
         self._telemetry.looks.labels(verdict).inc()
 
-    def reverted(self, severity: str, seconds: float) -> None:
+    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None) -> None:
         self._telemetry.reverts.labels(severity).inc()
         self._telemetry.time_to_revert_seconds.observe(max(seconds, 0.0))
+        if look_to_commit_s is not None:
+            self._telemetry.look_to_revert_seconds.observe(look_to_commit_s)
+            log.info("a %s revert was committed %.1f ms after its look was answered", severity, look_to_commit_s * 1000)
 
     def violated(self, invariant: str) -> None:
         self._telemetry.invariant_violations.labels(invariant).inc()

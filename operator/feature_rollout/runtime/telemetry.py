@@ -23,6 +23,7 @@ class Telemetry:
     queue_wait_seconds: Histogram = field(init=False)
     reverts: Counter = field(init=False)
     time_to_revert_seconds: Histogram = field(init=False)
+    look_to_revert_seconds: Histogram = field(init=False)
     rollouts: Gauge = field(init=False)
     api_requests: Counter = field(init=False)
     invariant_violations: Counter = field(init=False)
@@ -45,6 +46,12 @@ class Telemetry:
                 f"{p}time_to_revert_seconds",
                 "From the onset of a breach to the committed action.",
                 buckets=REVERT_SECONDS,
+                registry=r,
+            ),
+            "look_to_revert_seconds": Histogram(
+                f"{p}look_to_revert_seconds",
+                "From the answer of the look that decided to the committed revert.",
+                buckets=SECONDS,
                 registry=r,
             ),
             "rollouts": Gauge(f"{p}rollouts", "Rollouts, by phase.", ["phase"], registry=r),

@@ -16,6 +16,7 @@ NAMES = {
     "featurerollout_queue_wait_seconds",
     "featurerollout_reverts",
     "featurerollout_time_to_revert_seconds",
+    "featurerollout_look_to_revert_seconds",
     "featurerollout_rollouts",
     "featurerollout_api_requests",
     "featurerollout_invariant_violations",
