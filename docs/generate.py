@@ -26,7 +26,7 @@ def _head() -> Iterator[str]:
 def _settings() -> Iterator[str]:
     yield from ("", "## Settings of `featurerollout run`", "", "| variable | default | what |", "|---|---|---|")
     for name, field in Settings.model_fields.items():
-        default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         shown = f"`{default}`" if default not in ("", None) else ""
         yield f"| `FEATUREROLLOUT_{name.upper()}` | {shown} | {field.description} |"
 

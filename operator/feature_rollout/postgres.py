@@ -10,23 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import re
 import socket
-from collections.abc import Coroutine
+import ssl
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from feature_rollout import libpq
 from feature_rollout.ports import Problem
 
 T = TypeVar("T")
-Connection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
+Connection: TypeAlias = libpq.Connection
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Reasons of Problems that come from the connection or from a statement's SQLSTATE.
 CONNECTION_INVALID: Final = "ConnectionInvalid"
+ADDRESS_DENIED: Final = "AddressDenied"
+TLS_FAILED: Final = "TlsFailed"
 STORE_UNREACHABLE: Final = "StoreUnreachable"
 AUTHENTICATION_FAILED: Final = "AuthenticationFailed"
 DATABASE_MISSING: Final = "DatabaseMissing"
@@ -43,7 +50,21 @@ STORE_ERROR: Final = "StoreError"
 APPLICATION_NAME: Final = "feature-rollout-operator"
 CONNECT_TIMEOUT_S: Final = 5
 
+_HOSTS_MAX: Final = 8
+_ADDRESSES_MAX: Final = 8
+_UNVERIFIED: Final = ("disable", "allow", "prefer")
 _ALLOWED: Final = ("host", "port", "user", "password", "dbname", "sslmode", "target_session_attrs")
+# What to do where something else than to remove the parameter helps.
+_INSTEAD: Final = {
+    "hostaddr": "name the address as host",
+    "options": "set it by ALTER ROLE … SET",
+    "sslrootcert": "name the CA in spec.postgres.caCertificate of the FlagStore, for commands in PGSSLROOTCERT",
+    "passfile": "write the password into the string",
+    "service": "write host, port, dbname and user into the string",
+    "servicefile": "write host, port, dbname and user into the string",
+    "sslcert": "log in with a password",
+    "sslkey": "log in with a password",
+}
 _CHOICES: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
@@ -52,7 +73,6 @@ _CHOICES: Final = {
 _FIXED: Final = {
     "application_name": APPLICATION_NAME,
     "client_encoding": "utf8",
-    "connect_timeout": str(CONNECT_TIMEOUT_S),
     "gssencmode": "disable",
     "keepalives": "1",
     "keepalives_idle": "10",
@@ -65,11 +85,29 @@ _FIXED: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """What may be connected to, beside what a connection string says.
+
+    `denied` are networks whose addresses are refused; `sockets` allows the path of a Unix
+    socket as the host; `authority` is the certificates, in PEM, that a server's must be
+    signed by, instead of those that the system trusts.
+    """
+
+    denied: tuple[Network, ...] = ()
+    sockets: bool = False
+    authority: str | None = field(default=None, repr=False)
+
+
+ANYWHERE: Final = Access()
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """A checked connection string: where to connect, and as whom."""
 
     role: str
     parameters: tuple[tuple[str, str], ...] = field(repr=False)
+    access: Access = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,82 +119,193 @@ class Subject:
     grant: str
 
 
-def parse_uri(uri: str, purpose: str = "writer") -> Server:
+def parse_uri(uri: str, purpose: str = "writer", access: Access = ANYWHERE) -> Server:
     """A connection string as a tenant wrote it; raises Problem(ConnectionInvalid), which never shows a value.
 
     `purpose` says whose string it is: writer, reader or owner.
     """
     try:
-        return _parsed(uri)
+        return _parsed(uri, access)
     except ValueError as error:
         raise Problem(CONNECTION_INVALID, f"the {purpose}'s connection string cannot be used: {error}") from None
 
 
-def _parsed(uri: str) -> Server:
+def _parsed(uri: str, access: Access) -> Server:
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(uri).items() if value is not None}
     except psycopg.Error:
         raise ValueError("it is not of the form postgresql://user:password@host:port/database") from None
     for name in given:
         if name not in _ALLOWED:
-            raise ValueError(f"parameter {name} is not allowed; allowed are {', '.join(_ALLOWED)}")
+            instead = _INSTEAD.get(name, "remove it")
+            raise ValueError(f"parameter {name} is not allowed, {instead}; allowed are {', '.join(_ALLOWED)}")
     for name, choices in _CHOICES.items():
         if name in given and given[name] not in choices:
             raise ValueError(f"parameter {name} must be one of {', '.join(choices)}")
     if not given.get("user"):
         raise ValueError("parameter user is missing")
-    if not re.fullmatch(r"[0-9,]*", given.get("port", "")):
+    _check_places(given, access)
+    return Server(given["user"], tuple(sorted((given | _verification(given, access)).items())), access)
+
+
+def _check_places(given: dict[str, str], access: Access) -> None:
+    hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
+    if not all(re.fullmatch(r"[0-9]*", port) for port in ports):
         raise ValueError("parameter port must be a number")
-    for host in given.get("host", "").split(","):
+    if len(ports) not in (1, len(hosts)):
+        raise ValueError("parameter port must be one number, or one for each host")
+    if len(hosts) > _HOSTS_MAX:
+        raise ValueError(f"parameter host names more than {_HOSTS_MAX} hosts")
+    for host in hosts:
         if not host:
             raise ValueError("parameter host is missing")
-        if host.startswith(("/", "@")):
+        if _is_socket(host) and not access.sockets:
             raise ValueError("parameter host must be a host name or an address, not a socket's path")
-    if given.get("sslmode") == "verify-full" and not _has_root_certificate():
-        # libpq would refuse for want of a file; the system's certificates are what people mean.
-        given["sslrootcert"] = "system"
-    return Server(given["user"], tuple(sorted(given.items())))
+
+
+def _verification(given: dict[str, str], access: Access) -> dict[str, str]:
+    """What libpq must be told for the server's certificate to be checked as the connection string says."""
+    mode = given.get("sslmode")
+    if access.authority is not None:
+        _check_authority(access.authority)
+        if mode in _UNVERIFIED:
+            raise ValueError(f"sslmode={mode} does not use the CA certificate of the FlagStore: say verify-full")
+        return {"sslmode": mode or "verify-full"}
+    if mode not in ("verify-ca", "verify-full") or _has_root_certificate():
+        return {}
+    if mode == "verify-ca":
+        raise ValueError(
+            "sslmode=verify-ca needs a CA: name it in spec.postgres.caCertificate of the FlagStore, or in PGSSLROOTCERT"
+        )
+    return {"sslrootcert": _system_certificates()}
+
+
+def _check_authority(authority: str) -> None:
+    try:
+        ssl.create_default_context(cadata=authority)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("the CA certificate of the FlagStore is no certificate in PEM") from None
 
 
 def _has_root_certificate() -> bool:
-    return bool(os.environ.get("PGSSLROOTCERT")) or os.path.exists(  # noqa: PTH110 - libpq's own rule, literally
-        os.path.expanduser("~/.postgresql/root.crt")  # noqa: PTH111
-    )
+    # Where libpq looks by itself: the administrator has put something there.
+    return bool(os.environ.get("PGSSLROOTCERT")) or Path("~/.postgresql/root.crt").expanduser().exists()
+
+
+def _system_certificates() -> str:
+    """A file, because the `system` of the libpq in psycopg's wheel is a folder that no machine has."""
+    return ssl.get_default_verify_paths().cafile or "system"
+
+
+def _is_socket(host: str) -> bool:
+    return host.startswith(("/", "@"))
 
 
 async def connect(server: Server, *, options: str | None = None, seconds: float = CONNECT_TIMEOUT_S + 1) -> Connection:
-    """A new connection in autocommit mode, that never prepares statements on the server; raises Problem."""
+    """A new connection in autocommit mode, that never prepares statements on the server; raises Problem.
+
+    Each address of each host is tried in turn, each with its share of the time that is left.
+    """
     parameters = dict(server.parameters) | _FIXED
     if options is not None:
         parameters["options"] = options
+    deadline = asyncio.get_running_loop().time() + seconds
+    problem = unreachable(f"it did not accept a connection in {seconds:g} s")
+    try:
+        async with asyncio.timeout_at(deadline):
+            places = await _places(parameters, server.access.denied)
+            for number, place in enumerate(places):
+                share_s = (deadline - asyncio.get_running_loop().time()) / (len(places) - number)
+                try:
+                    return await _attempt(server, parameters | place, share_s)
+                except Problem as error:
+                    # That a server has said no tells more than that another one is away.
+                    problem = error if number == 0 or problem.reason == STORE_UNREACHABLE else problem
+    except TimeoutError:
+        pass
+    raise problem
+
+
+async def _attempt(server: Server, parameters: dict[str, str], seconds: float) -> Connection:
     try:
         async with asyncio.timeout(seconds):
-            return await psycopg.AsyncConnection.connect("", autocommit=True, prepare_threshold=None, **parameters)  # type: ignore[arg-type]
-    except psycopg.Error as error:
-        raise _refusal(error, server) from None
+            return await libpq.attempt(parameters, server.access.authority)
+    except libpq.Refused as refused:
+        raise await _refusal(refused, server, parameters) from None
     except (TimeoutError, OSError):
-        raise unreachable(f"it did not accept a connection in {seconds:g} s") from None
+        raise unreachable(f"it did not accept a connection in {seconds:.1g} s") from None
 
 
-# libpq gives no SQLSTATE for a refused connection, so its text has to be read. A server that speaks another
-# language is reported as unreachable, which is less helpful and still true.
+async def _places(parameters: dict[str, str], denied: Sequence[Network]) -> list[dict[str, str]]:
+    """Each address to try, with its host for TLS; raises Problem when none is left.
+
+    libpq is given the address that was checked, and asks for none itself: a name may
+    have another one a moment later.
+    """
+    hosts, ports = parameters["host"].split(","), parameters.get("port", "").split(",")
+    ports = ports if len(ports) == len(hosts) else ports * len(hosts)
+    places: list[dict[str, str]] = []
+    problem = unreachable(_UNREACHABLE["dns"])
+    for host, port in zip(hosts, ports, strict=True):
+        place = {"host": host, "port": port or "5432"}
+        if _is_socket(host):
+            places.append(place)
+            continue
+        addresses = await _addresses(host)
+        refused = {address: network for address in addresses if (network := _denying(address, denied))}
+        places += [place | {"hostaddr": address} for address in addresses if address not in refused]
+        for network in refused.values():
+            problem = Problem(ADDRESS_DENIED, _DENIED.format(network=network))
+    if not places:
+        raise problem
+    if parameters.get("target_session_attrs") == "prefer-standby":
+        # One server at a time cannot know whether another one is a standby.
+        places = [place | {"target_session_attrs": wanted} for wanted in ("standby", "any") for place in places]
+    return places
+
+
+async def _addresses(host: str) -> list[str]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))[:_ADDRESSES_MAX]
+
+
+def _denying(address: str, denied: Sequence[Network]) -> Network | None:
+    parsed = ipaddress.ip_address(address)
+    # ::ffff:127.0.0.1 is 127.0.0.1 to the kernel.
+    plain = getattr(parsed, "ipv4_mapped", None) or parsed
+    return next((network for network in denied if plain in network or parsed in network), None)
+
+
+# What libpq itself says, always in English, and PgBouncer, which has one SQLSTATE for most of what it refuses.
 _REFUSALS: Final = (
-    (re.compile(r"password authentication failed|no password supplied|pg_hba\.conf|authentication failed|"
-                r"role .* does not exist|is not permitted to log in"), AUTHENTICATION_FAILED),
-    (re.compile(r"database .* does not exist"), DATABASE_MISSING),
-    (re.compile(r"too many (clients|connections)|connection slots|no more connections"), TOO_MANY_CONNECTIONS),
+    (re.compile(r"password authentication failed|no password supplied|authentication failed|no such user"),
+     AUTHENTICATION_FAILED),
+    (re.compile(r"no such database|database .* does not exist"), DATABASE_MISSING),
+    (re.compile(r"no more connections"), TOO_MANY_CONNECTIONS),
     (re.compile(r"session is read-only|server is in hot standby mode"), READ_ONLY),
     (re.compile(r"session is not read-only|server is not in hot standby mode"), "attributes"),
-    (re.compile(r"permission denied for database"), PERMISSION_DENIED),
-    (re.compile(r"SSL|certificate|TLS"), "tls"),
-    (re.compile(r"failed to resolve|could not translate"), "dns"),
     (re.compile(r"unsupported startup parameter"), CONNECTION_INVALID),
+    (re.compile(r"server does not support SSL"), "no tls"),
+    (re.compile(r"does not match host name"), "tls host"),
+    (re.compile(r"certificate verify failed|certificate"), "tls certificate"),
+    (re.compile(r"SSL|TLS"), "tls"),
 )  # fmt: skip
 
 
-def _refusal(error: psycopg.Error, server: Server) -> Problem:
-    text = str(error)
-    found = next((kind for pattern, kind in _REFUSALS if pattern.search(text)), "")
+async def _refusal(refused: libpq.Refused, server: Server, parameters: dict[str, str]) -> Problem:
+    state = refused.state
+    if state in _STATES:
+        reason = _STATES[state][0]
+        message = _REFUSED.get(reason, _UNREACHABLE[""])
+        if state == "28000" and parameters.get("sslmode") == "disable":
+            message += "; it may want TLS, which sslmode=disable forbids"
+        return Problem(reason, message.format(role=server.role), stalled=reason not in _PASSING)
+    found = next((kind for pattern, kind in _REFUSALS if pattern.search(refused.text)), "")
+    if found in _TLS:
+        return Problem(TLS_FAILED, _TLS[found])
     if found in _UNREACHABLE:
         return unreachable(_UNREACHABLE[found])
     return Problem(found, _REFUSED[found].format(role=server.role), stalled=found != TOO_MANY_CONNECTIONS)
@@ -172,8 +321,20 @@ _REFUSED: Final = {
     PERMISSION_DENIED: "role {role} may not connect: GRANT CONNECT ON DATABASE … TO {role}",
     CONNECTION_INVALID: "a pooler refused the start-up options: set `pooler: Transaction` in the FlagStore",
 }
+_DENIED: Final = (
+    "its host has an address in {network}, where the operator may not connect to: name another host, "
+    "or have FEATUREROLLOUT_DENIED_ADDRESSES changed"
+)
+_TLS: Final = {
+    "no tls": "the database server does not speak TLS, which sslmode demands",
+    "tls host": "the certificate of the database server is for another host name than the connection string's",
+    "tls certificate": (
+        "the certificate of the database server is not trusted: it has expired, or another CA than the one named "
+        "by spec.postgres.caCertificate (by default those of the system) has signed it"
+    ),
+    "tls": "TLS could not be agreed on with the database server: check sslmode and its certificate",
+}
 _UNREACHABLE: Final = {
-    "tls": "TLS could not be agreed on: check sslmode and the server's certificate",
     "attributes": "none that the connection string names fits its target_session_attrs",
     "dns": "its host name cannot be resolved",
     "": "it cannot be reached, or it refused the connection",

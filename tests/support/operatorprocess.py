@@ -61,6 +61,7 @@ class Operator:
             "HTTP_HOST": "127.0.0.1",
             "HTTP_PORT": "0",
             "DRIFT_POLL_SECONDS": "0.5",
+            "DENIED_ADDRESSES": "169.254.0.0/16,fe80::/10",
             **{name.upper(): value for name, value in env.items()},
         }
         self._begins = self.log.stat().st_size

@@ -10,7 +10,7 @@ from pydantic import Field
 from feature_rollout.api.base import ApiModel, Resource
 from feature_rollout.api.conditions import ObjectStatus
 from feature_rollout.api.rules import immutable
-from feature_rollout.api.values import AS_SET, Identifier, SecretSource
+from feature_rollout.api.values import AS_SET, CertificateSource, Identifier, SecretSource
 from feature_rollout.core.plan import OnDrift
 
 
@@ -36,6 +36,11 @@ class Postgres(ApiModel):
     """Runs the SQL of metrics and checks, read-only. Without it no SQL metric can be measured."""
     owner: SecretSource | None = None
     """Creates the bookkeeping schema, and runs migrations and rollback scripts where they are allowed."""
+    ca_certificate: CertificateSource | None = None
+    """The CA of the server's certificate, which is then verified with the host's name (sslmode=verify-full).
+
+    Without it sslmode=verify-full trusts the CAs of the operator's system.
+    """
     pooler: Pooler = Pooler.SESSION
     """Transaction: behind PgBouncer or Supavisor in transaction mode, with no LISTEN and no start-up options."""
 

@@ -266,6 +266,29 @@ class ConfigMapSource(ApiModel):
     """Where the text is."""
 
 
+class CertificateSource(ApiModel):
+    """Certificates in PEM, kept in a Secret or a ConfigMap."""
+
+    secret_key_ref: KeyReference | None = None
+    """Where they are, in a Secret."""
+    config_map_key_ref: KeyReference | None = None
+    """Where they are, in a ConfigMap."""
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+            "certificates come from one place and these from {count}: "
+            "write exactly one of secretKeyRef and configMapKeyRef",
+            lambda source: (
+                {"count": "none" if source.secret_key_ref is None else "two"}
+                if (source.secret_key_ref is None) == (source.config_map_key_ref is None)
+                else None
+            ),
+            count="(has(self.secretKeyRef) ? 'two' : 'none')",
+        ),
+    )
+
+
 class Approval(ApiModel):
     """Consent of people, given by RolloutActions of type Approve."""
 

@@ -20,6 +20,7 @@ from feature_rollout.cli import exits
 
 if TYPE_CHECKING:
     from feature_rollout.ports import Problem
+    from feature_rollout.postgres import Access
     from feature_rollout.store.config import TableMapping
 
 DATABASE_URI = "FEATUREROLLOUT_DATABASE_URI"
@@ -97,6 +98,13 @@ def from_file(name: str) -> str:
     if not text.strip():
         raise click.UsageError(f"{name} holds no connection string")
     return text.strip()
+
+
+def access() -> Access:
+    """What a person at this machine may connect to: everything, and sockets too."""
+    from feature_rollout.postgres import Access
+
+    return Access(sockets=True)
 
 
 def actor(role: str) -> str:

@@ -76,7 +76,7 @@ def _parsed(uris: dict[str, str | None]) -> tuple[dict[str, Server | None], list
     findings = []
     for role, uri in uris.items():
         try:
-            servers[role] = parse_uri(uri, role) if uri else None
+            servers[role] = parse_uri(uri, role, database.access()) if uri else None
         except Problem as problem:
             message = f"{problem.reason}: {problem.message}"
             findings.append(Finding(f"{role}: connection string", Result.ERROR, message))

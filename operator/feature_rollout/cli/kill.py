@@ -48,13 +48,13 @@ def command(
     table = database.mapping(**columns)
     uri = database.uri(database_uri_env, uri_file, database.DATABASE_URI, "FEATUREROLLOUT_WRITER_URI")
     try:
-        actor = database.actor(parse_uri(uri, "writer").role)
+        actor = database.actor(parse_uri(uri, "writer", database.access()).role)
     except Problem as problem:
         exits.fail(str(problem))
     order = Order(tuple(dict.fromkeys(flags)), actor, reason, ignore_missing)
 
     async def question() -> Outcome:
-        switch = KillSwitch(StoreConfig(uri, table=table, notify_channel=notify_channel))
+        switch = KillSwitch(StoreConfig(uri, table=table, notify_channel=notify_channel, access=database.access()))
         try:
             return await (switch.preview(order) if dry_run else switch.kill(order))
         finally:

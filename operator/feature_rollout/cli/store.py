@@ -130,7 +130,7 @@ def _server(uri: str, purpose: str) -> Server:
     from feature_rollout.postgres import parse_uri
 
     try:
-        return parse_uri(uri, purpose)
+        return parse_uri(uri, purpose, database.access())
     except Problem as problem:
         exits.fail(str(problem))
 

@@ -46,6 +46,7 @@ INVALID_PLAN = "InvalidPlan"
 LEDGER_MISSING = "LedgerMissing"
 STORE_NOT_FOUND = "StoreNotFound"
 SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
 READER_MISSING = "ReaderMissing"
 
 DESCRIPTIONS: dict[str, str] = {
@@ -83,6 +84,7 @@ DESCRIPTIONS: dict[str, str] = {
     LEDGER_MISSING: "The rollout has no row in the ledger; it is opened again.",
     STORE_NOT_FOUND: "`spec.storeRef` names no FlagStore of this namespace.",
     SECRET_NOT_FOUND: "A Secret, or a key in it, does not exist.",
+    CONFIG_MAP_NOT_FOUND: "A ConfigMap, or a key in it, does not exist.",
     READER_MISSING: "A SQL metric is bound and the FlagStore names no reader.",
     # From here on: said by the API, the store and the shell, whose constants stand beside what says them.
     "MatrixNotFound": "`spec.matrixRef` names no RollbackMatrix of this namespace.",
@@ -99,6 +101,8 @@ DESCRIPTIONS: dict[str, str] = {
     "ArgumentMissing": "A template's argument has no value.",
     "ArgumentUnknown": "A value is given for an argument that the template does not have.",
     "ConnectionInvalid": "A connection string cannot be used.",
+    "AddressDenied": "The database's host is where the operator's settings forbid to connect to.",
+    "TlsFailed": "The database server's certificate, or its TLS, is not what the connection string demands.",
     "StoreUnreachable": "The database server does not answer.",
     "StoreBusy": "Every connection to the database is in use.",
     "StoreError": "The database refused what was asked; the SQLSTATE says why.",

@@ -74,6 +74,8 @@ def operator(cluster: ControlPlane, folder: Path) -> Process:
         "FEATUREROLLOUT_WATCH_NAMESPACES": NAMESPACE,
         "FEATUREROLLOUT_HTTP_HOST": "127.0.0.1",
         "FEATUREROLLOUT_HTTP_PORT": "0",
+        # Its database is on this machine.
+        "FEATUREROLLOUT_DENIED_ADDRESSES": "169.254.0.0/16,fe80::/10",
     }
     argv = [sys.executable, "-m", "feature_rollout.cli", "run"]
     return Process(argv, log=folder / "operator.log", folder=folder, env=env)

@@ -26,7 +26,9 @@ from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import MetricType
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import (
+    ANYWHERE,
     CONNECT_TIMEOUT_S,
+    Access,
     Connection,
     bounded,
     connect,
@@ -104,8 +106,15 @@ class SqlReader:
     nothing; it raises Problem(ConnectionInvalid).
     """
 
-    def __init__(self, uri: str, *, transaction_pooler: bool = False, timeout_s: float = TIMEOUT_S) -> None:
-        self._server = parse_uri(uri, "reader")
+    def __init__(
+        self,
+        uri: str,
+        *,
+        transaction_pooler: bool = False,
+        timeout_s: float = TIMEOUT_S,
+        access: Access = ANYWHERE,
+    ) -> None:
+        self._server = parse_uri(uri, "reader", access)
         self._transaction_pooler = transaction_pooler
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(QUERIES_AT_A_TIME)

@@ -20,6 +20,7 @@ from feature_rollout.kube.errors import ApiError
 from feature_rollout.kube.events import EventRecorder
 from feature_rollout.kube.resources import RESOURCES, STORES
 from feature_rollout.kube.rollouts import KubeRollouts
+from feature_rollout.postgres import Access
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
 from feature_rollout.runtime.answers import Answers
@@ -218,7 +219,7 @@ def _compose(
     recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc)
     objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost)
     answers = Answers(api)
-    stores = Stores(api, answers.store_is, drifted)
+    stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets))
     targets = Targets(cluster, inventory, stores, api)
     reconciler = Reconciler(
         objects,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+# This machine's own addresses, and those of the cloud's metadata, which hand out the node's identity.
+_DENIED = ("127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -35,7 +38,16 @@ class Settings(BaseSettings):
         default=5.0, ge=0.1, le=3600.0, description="How often flag rows are read to see changes by others."
     )
 
-    @field_validator("watch_namespaces", mode="before")
+    denied_addresses: Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], NoDecode] = Field(
+        default=tuple(ipaddress.ip_network(text) for text in _DENIED),
+        description="Networks, separated by commas, in which no database of a FlagStore may be. "
+        "Empty: everything may be connected to.",
+    )
+    allow_sockets: bool = Field(
+        default=False, description="Whether a FlagStore's connection string may name the path of a Unix socket."
+    )
+
+    @field_validator("watch_namespaces", "denied_addresses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -50,6 +62,17 @@ class Settings(BaseSettings):
             if not NAMESPACE.fullmatch(name):
                 raise ValueError(f"{name!r} is not the name of a namespace")
         return value
+
+    @field_validator("denied_addresses", mode="plain")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        networks = []
+        for text in value:
+            try:
+                networks.append(ipaddress.ip_network(text))
+            except ValueError:
+                raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8") from None
+        return tuple(networks)
 
     @field_validator("kubeconfig", "context", mode="before")
     @classmethod

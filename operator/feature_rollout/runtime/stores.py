@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from feature_rollout.api.base import InvalidObject
-from feature_rollout.api.flagstore import FlagStore, Pooler
-from feature_rollout.api.values import SecretSource
+from feature_rollout.api.flagstore import FlagStore, FlagStoreSpec, Pooler, Postgres
+from feature_rollout.api.values import KeyReference
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Trouble
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, PermissionDenied
 from feature_rollout.metrics.sql import SqlReader
 from feature_rollout.ports import Problem
+from feature_rollout.postgres import Access
 from feature_rollout.runtime.inventory import ObjectKey, key_of
 from feature_rollout.runtime.objects import API_FORBIDDEN, API_UNAVAILABLE
 from feature_rollout.store.config import StoreConfig, TableMapping
@@ -53,7 +54,7 @@ class Stores:
     """`get` while reconciling, `check_forever` as a task.
 
     `tell(FlagStore, trouble or None)` is called after each check, `drifted(store, flag)` when somebody else
-    has changed a flag and the database says so by itself.
+    has changed a flag and the database says so by itself. `access` is what the operator's settings allow.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Stores:
         api: Api,
         tell: Callable[[Mapping[str, Any], Trouble | None], None],
         drifted: Callable[[ObjectKey, str], None],
+        access: Access,
     ) -> None:
         self._api = api
         self._tell = tell
         self._drifted = drifted
+        self._access = access
         self._handles: dict[ObjectKey, Handle] = {}
         self._locks: dict[ObjectKey, asyncio.Lock] = {}
         self._changed = asyncio.Event()
@@ -128,7 +131,9 @@ class Stores:
             uid = obj["metadata"]["uid"]
             if old is not None and (old.uid, old.config, old.pooled) == (uid, config, pooled):
                 return old
-            reader = SqlReader(config.reader_uri, transaction_pooler=pooled) if config.reader_uri else None
+            reader = None
+            if config.reader_uri:
+                reader = SqlReader(config.reader_uri, transaction_pooler=pooled, access=config.access)
             # A pooler in transaction mode gives the connection to somebody else after each transaction.
             listener = None if pooled else DriftListener(config, lambda flag: self._drifted(key, flag))
             handle = self._handles[key] = Handle(uid, config, pooled, PostgresFlagStore(config), reader, listener)
@@ -139,29 +144,49 @@ class Stores:
                 await old.close()
             return handle
 
-    async def _config(self, namespace: str, spec: Any) -> StoreConfig:
+    async def _config(self, namespace: str, spec: FlagStoreSpec) -> StoreConfig:
         postgres, table = spec.postgres, spec.table
         uris = [
-            await self._uri(namespace, role) if role else None
+            await self._secret(namespace, role.secret_key_ref) if role else None
             for role in (postgres.writer, postgres.reader, postgres.owner)
         ]
+        access = replace(self._access, authority=await self._authority(namespace, postgres))
         columns = table.columns
         mapping = TableMapping(
             table.schema_, table.name, columns.name, columns.enabled, columns.percentage, columns.groups
         )
-        return StoreConfig(uris[0] or "", uris[1], uris[2], mapping, spec.notify_channel)
+        return StoreConfig(uris[0] or "", uris[1], uris[2], mapping, spec.notify_channel, access)
 
-    async def _uri(self, namespace: str, source: SecretSource) -> str:
-        name, key = source.secret_key_ref.name, source.secret_key_ref.key
+    async def _authority(self, namespace: str, postgres: Postgres) -> str | None:
+        """The certificates that the database server's must be signed by, in PEM."""
+        source = postgres.ca_certificate
+        if source is None:
+            return None
+        if source.config_map_key_ref is not None:
+            return await self._text("ConfigMap", self._api.config_map, namespace, source.config_map_key_ref)
+        return await self._secret(namespace, source.secret_key_ref) if source.secret_key_ref else None
+
+    async def _secret(self, namespace: str, reference: KeyReference) -> str:
+        return await self._text("Secret", self._api.secret, namespace, reference)
+
+    async def _text(
+        self,
+        kind: str,
+        read: Callable[[str, str], Awaitable[Mapping[str, str] | None]],
+        namespace: str,
+        reference: KeyReference,
+    ) -> str:
+        missing = reasons.SECRET_NOT_FOUND if kind == "Secret" else reasons.CONFIG_MAP_NOT_FOUND
+        name, key = reference.name, reference.key
         try:
-            secret = await self._api.secret(namespace, name)
+            found = await read(namespace, name)
         except PermissionDenied:
-            message = f"the operator may not read Secret {name} in namespace {namespace}: grant it `get` on it"
+            message = f"the operator may not read {kind} {name} in namespace {namespace}: grant it `get` on it"
             raise Problem(API_FORBIDDEN, message) from None
         except ApiError as error:
-            raise Problem(API_UNAVAILABLE, f"Secret {name} could not be read: {error}", stalled=False) from None
-        if secret is None:
-            raise Problem(reasons.SECRET_NOT_FOUND, f"there is no Secret {name} in namespace {namespace}: create it")
-        if not secret.get(key):
-            raise Problem(reasons.SECRET_NOT_FOUND, f"Secret {name} has no text under key {key}: add it")
-        return secret[key]
+            raise Problem(API_UNAVAILABLE, f"{kind} {name} could not be read: {error}", stalled=False) from None
+        if found is None:
+            raise Problem(missing, f"there is no {kind} {name} in namespace {namespace}: create it")
+        if not found.get(key):
+            raise Problem(missing, f"{kind} {name} has no text under key {key}: add it")
+        return found[key]

@@ -28,7 +28,8 @@ from feature_rollout.runtime.inventory import references as inventory_references
 from feature_rollout.runtime.stores import Stores
 
 NOT_FOUND = frozenset(
-    {reasons.STORE_NOT_FOUND, reasons.SECRET_NOT_FOUND, api_reasons.MATRIX_NOT_FOUND, api_reasons.TEMPLATE_NOT_FOUND}
+    {reasons.STORE_NOT_FOUND, reasons.SECRET_NOT_FOUND, reasons.CONFIG_MAP_NOT_FOUND}
+    | {api_reasons.MATRIX_NOT_FOUND, api_reasons.TEMPLATE_NOT_FOUND}
 )
 GRACE_S = 3.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from feature_rollout.postgres import Subject, quoted
+from feature_rollout.postgres import ANYWHERE, Access, Subject, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +47,4 @@ class StoreConfig:
     owner_uri: str | None = field(default=None, repr=False)
     table: TableMapping = TableMapping()
     notify_channel: str | None = None
+    access: Access = ANYWHERE

@@ -80,7 +80,7 @@ class KillSwitch:
     """Disables flags on one database. The constructor connects to nothing; it raises Problem(ConnectionInvalid)."""
 
     def __init__(self, config: StoreConfig) -> None:
-        server = parse_uri(config.writer_uri, "writer")
+        server = parse_uri(config.writer_uri, "writer", config.access)
         self._config = config
         self._role = server.role
         self._connections = Connections(server, config.table.subject(server.role), limit=1, keep=1)

@@ -34,7 +34,7 @@ class DriftListener:
     """
 
     def __init__(self, config: StoreConfig, changed: Callable[[str], None]) -> None:
-        self._server: Server = parse_uri(config.writer_uri, "writer")
+        self._server: Server = parse_uri(config.writer_uri, "writer", config.access)
         self._subject: Subject = config.table.subject(self._server.role)
         self._changed = changed
         self._task: asyncio.Task[None] | None = None

@@ -80,8 +80,8 @@ class PostgresFlagStore:
 
     def __init__(self, config: StoreConfig) -> None:
         self.config = config
-        writer = parse_uri(config.writer_uri, "writer")
-        self._owner = parse_uri(config.owner_uri, "owner") if config.owner_uri else None
+        writer = parse_uri(config.writer_uri, "writer", config.access)
+        self._owner = parse_uri(config.owner_uri, "owner", config.access) if config.owner_uri else None
         self._role = writer.role
         subject = config.table.subject(writer.role)
         self._writers = Connections(writer, subject, limit=2, keep=2)

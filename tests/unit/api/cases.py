@@ -87,6 +87,7 @@ VALID = {
 }
 SCRIPT = {"configMapKeyRef": {"name": "scripts", "key": "back.sql"}}
 REF = {"name": "other"}
+KEY = {"name": "ca", "key": "ca.crt"}
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -518,6 +519,18 @@ OTHERS = [
         "a key that no Secret can have",
         put("postgres.writer.secretKeyRef.key", "writer uri"),
         '"writer uri" is not a key: use letters, digits, -, _ and .',
+        kind="FlagStore",
+    ),
+    Case(
+        "a CA certificate from nowhere",
+        put("postgres.caCertificate", {}),
+        "certificates come from one place and these from none: write exactly one of secretKeyRef and configMapKeyRef",
+        kind="FlagStore",
+    ),
+    Case(
+        "a CA certificate from two places",
+        put("postgres.caCertificate", {"secretKeyRef": KEY, "configMapKeyRef": KEY}),
+        "certificates come from one place and these from two",
         kind="FlagStore",
     ),
     Case(
