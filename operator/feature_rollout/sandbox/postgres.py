@@ -49,12 +49,19 @@ class PostgresServer(PostgresAccess):
     """A private server: a context manager, or `start()` and `stop()`. Passwords are checked (scram-sha-256).
 
     `bin_dir` is the folder of `postgres` and `initdb`, by default of the newest version found; `settings` are added
-    to postgresql.conf.
+    to postgresql.conf. With `tls`, a certificate and its key in PEM, it speaks TLS to who asks for it.
     """
 
-    def __init__(self, bin_dir: Path | None = None, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        bin_dir: Path | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        tls: tuple[str, str] | None = None,
+    ) -> None:
         self.bin_dir = bin_dir or toolchain.newest_postgres().bin_dir
         self._settings = {**SETTINGS, **(settings or {})}
+        self._tls = tls
         self._process: Process | None = None
         self._account: pwd.struct_passwd | None = None
         folder = Path(tempfile.gettempdir()) / "not-started"
@@ -121,6 +128,14 @@ class PostgresServer(PostgresAccess):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.port = 0
 
+    def use_certificate(self, certificate: str, key: str) -> None:
+        """Write the certificate that the server shows from its next start on."""
+        for name, text in (("server.crt", certificate), ("server.key", key)):
+            path = self.data_folder / name
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="utf-8")
+            self._give_away(path)
+
     def log_text(self) -> str:
         """Return everything that the server has logged."""
         return (self.folder / "postgres.log").read_text(encoding="utf-8", errors="replace")
@@ -141,6 +156,8 @@ class PostgresServer(PostgresAccess):
         where = [f"--pgdata={self.data_folder}", f"--username={SUPERUSER}", f"--pwfile={password_file}"]
         self._run("initdb", *where, "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync")
         password_file.unlink()
+        if self._tls is not None:
+            self.use_certificate(*self._tls)
 
     def _start_server(self, *, may_change_port: bool) -> None:
         for attempt in range(1, START_ATTEMPTS + 1):
@@ -162,6 +179,8 @@ class PostgresServer(PostgresAccess):
             "port": str(self.port),
             "unix_socket_directories": str(self.socket_folder),
         }
+        if self._tls is not None:
+            settings["ssl"] = "on"
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # A status that says "ready" may be that of a server which was killed.
         stale = self._status_file()
