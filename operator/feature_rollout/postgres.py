@@ -61,7 +61,6 @@ _INSTEAD: Final = {
     "sslrootcert": "name the CA in spec.postgres.caCertificate of the FlagStore, for commands in PGSSLROOTCERT",
     "passfile": "write the password into the string",
     "service": "write host, port, dbname and user into the string",
-    "servicefile": "write host, port, dbname and user into the string",
     "sslcert": "log in with a password",
     "sslkey": "log in with a password",
 }
@@ -280,6 +279,7 @@ def _denying(address: str, denied: Sequence[Network]) -> Network | None:
 
 
 # What libpq itself says, always in English, and PgBouncer, which has one SQLSTATE for most of what it refuses.
+_POOLER_STATE: Final = "08P01"
 _REFUSALS: Final = (
     (re.compile(r"password authentication failed|no password supplied|authentication failed|no such user"),
      AUTHENTICATION_FAILED),
@@ -303,6 +303,8 @@ async def _refusal(refused: libpq.Refused, server: Server, parameters: dict[str,
         if state == "28000" and parameters.get("sslmode") == "disable":
             message += "; it may want TLS, which sslmode=disable forbids"
         return Problem(reason, message.format(role=server.role), stalled=reason not in _PASSING)
+    if state not in ("", _POOLER_STATE):
+        return unreachable(_UNREACHABLE[""])
     found = next((kind for pattern, kind in _REFUSALS if pattern.search(refused.text)), "")
     if found in _TLS:
         return Problem(TLS_FAILED, _TLS[found])

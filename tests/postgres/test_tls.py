@@ -21,9 +21,9 @@ from feature_rollout.sandbox.postgres import PostgresServer
 from support.tls import Authority, tls_postgres
 
 CERTIFICATES = ("right", "other host name", "expired")
-PLAIN = "does not speak TLS"
-UNTRUSTED = "is not trusted: it has expired, or another CA"
-OTHER_HOST = "is for another host name"
+PLAIN = "TlsFailed: the database server does not speak TLS"
+UNTRUSTED = "TlsFailed: the certificate of the database server is not trusted: it has expired, or another CA"
+OTHER_HOST = "TlsFailed: the certificate of the database server is for another host name"
 
 
 @dataclass
@@ -63,8 +63,7 @@ async def outcome(uri: str, authority: str | None) -> str:
     try:
         connection = await connect(parse_uri(uri, "writer", Access(authority=authority)), seconds=60)
     except Problem as problem:
-        assert (problem.reason, problem.stalled) == ("TlsFailed", True)
-        return problem.message
+        return f"{problem.reason}: {problem.message}"
     used = connection.pgconn.ssl_in_use
     await dispose(connection)
     return "TLS" if used else "plain"

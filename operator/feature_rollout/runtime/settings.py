@@ -47,6 +47,18 @@ class Settings(BaseSettings):
         default=False, description="Whether a FlagStore's connection string may name the path of a Unix socket."
     )
 
+    # Runs after _split: validators of this mode run from the last to the first.
+    @field_validator("denied_addresses", mode="before")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        networks = []
+        for text in value:
+            try:
+                networks.append(ipaddress.ip_network(text))
+            except ValueError:
+                raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8") from None
+        return tuple(networks)
+
     @field_validator("watch_namespaces", "denied_addresses", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -62,17 +74,6 @@ class Settings(BaseSettings):
             if not NAMESPACE.fullmatch(name):
                 raise ValueError(f"{name!r} is not the name of a namespace")
         return value
-
-    @field_validator("denied_addresses", mode="plain")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        networks = []
-        for text in value:
-            try:
-                networks.append(ipaddress.ip_network(text))
-            except ValueError:
-                raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8") from None
-        return tuple(networks)
 
     @field_validator("kubeconfig", "context", mode="before")
     @classmethod

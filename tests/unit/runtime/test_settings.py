@@ -1,3 +1,5 @@
+from ipaddress import ip_network
+
 import pytest
 from pydantic import ValidationError
 
@@ -47,4 +49,16 @@ def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 def test_a_value_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"FEATUREROLLOUT_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+def test_addresses_are_denied_by_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ip_network("169.254.0.0/16") in Settings().denied_addresses
+    assert ip_network("127.0.0.0/8") in Settings().denied_addresses
+    monkeypatch.setenv("FEATUREROLLOUT_DENIED_ADDRESSES", "10.0.0.0/8, fe80::/10")
+    assert Settings().denied_addresses == (ip_network("10.0.0.0/8"), ip_network("fe80::/10"))
+    monkeypatch.setenv("FEATUREROLLOUT_DENIED_ADDRESSES", "")
+    assert Settings().denied_addresses == ()
+    monkeypatch.setenv("FEATUREROLLOUT_DENIED_ADDRESSES", "10.0.0.1/8")
+    with pytest.raises(ValidationError, match=r"'10.0.0.1/8' is not a network such as 10.0.0.0/8"):
         Settings()
