@@ -24,6 +24,7 @@ from feature_rollout.sandbox.cluster import Cluster
 from feature_rollout.sandbox.controlplane import ControlPlane
 from feature_rollout.sandbox.database import PostgresAccess
 from feature_rollout.sandbox.postgres import PostgresServer
+from support import network
 from support.databases import Database
 from support.shared import SharedServers, wait_until_stopped
 
@@ -36,6 +37,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if factory is None or hasattr(config, "workerinput") or factory._basetemp is None:
         return
     wait_until_stopped(factory.getbasetemp() / SHARED_FOLDER)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the faults of the network cost, where tests have recorded it."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    if lines := network.table(reports):
+        terminalreporter.section("faults of the network")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture(scope="session")
