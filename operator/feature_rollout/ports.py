@@ -30,6 +30,10 @@ class Problem(Exception):
         self.stalled = stalled
 
 
+class Unconfirmed(Problem):
+    """The COMMIT was sent and its answer never came: the change was made, or it was not. The ledger says which."""
+
+
 class Fenced(Exception):
     """The ledger row is under another epoch or sequence: read again before anything else."""
 
@@ -137,7 +141,10 @@ class FlagStore(Protocol):
         """The last checkpoint: the attempt that it belongs to, and what was stored."""
 
     async def commit(self, change: Commit) -> Ledger:
-        """Write flags, ledger and audit together. Raises Fenced or Drifted; then nothing is written."""
+        """Write flags, ledger and audit together. Raises Fenced or Drifted; then nothing is written.
+
+        Unconfirmed is the one Problem after which it may have been written.
+        """
 
     async def lower(self, change: Lowering) -> Ledger:
         """Lower flags, latch and audit together; idempotent."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -25,9 +26,10 @@ from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import raises
 from feature_rollout.core.looks import Window
 from feature_rollout.core.plan import OnDelete, OnDrift, Severity
-from feature_rollout.ports import Fenced, Problem
+from feature_rollout.ports import Fenced, Problem, Unconfirmed
 from feature_rollout.reconcile import POLL_COMPLETED, RETRY, Reconciler
 from support.fakes import (
+    BAKE,
     KEY,
     OFF,
     T0,
@@ -287,6 +289,149 @@ async def test_what_was_done_is_told_although_the_store_failed_right_after_it() 
     await world.run(seconds(10))
     assert world.reasons == ["StoreUnreachable", "StageEntered"]
     assert [h["action"] for h in world.status["history"]] == ["Advance"]
+
+
+UNCONFIRMED = Unconfirmed("StoreUnreachable", "the connection was lost", stalled=False)
+RETOLD = {"Advance": "StageEntered", "DisableFlags": "FlagsDisabled", "Rearm": "Rearmed", "Complete": "Completed"}
+
+
+def loses_answers(world: World, *, is_made: bool, of: Callable[[], bool] = lambda: True) -> list[str]:
+    """From now on each change is answered by silence the first time, made or not; returns the calls that were so."""
+    lost: list[str] = []
+
+    def lose(name: str) -> None:
+        if name in ("commit", "lower") and of() and len(lost) < 1:
+            lost.append(name)
+            raise UNCONFIRMED
+
+    if is_made:
+        world.store.after = lose
+    else:
+        world.store.before = lose
+    return lost
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("verb", list(RETOLD))
+async def test_a_change_whose_answer_was_lost_is_told_as_if_it_had_been_answered(verb: str, is_made: bool) -> None:
+    world = World(PLAN)
+    if verb in ("DisableFlags", "Rearm"):
+        world.source.answer = harm(minutes(7), minutes(12))
+    if verb != "Advance":
+        await world.run({"DisableFlags": minutes(6.5), "Rearm": minutes(20), "Complete": minutes(14)}[verb])
+    if verb == "Rearm":
+        world.edit(plan(stage("ten", ("bell", 10)), stage("all", ("bell", 100))))
+    told = len(world.reasons)
+    lost = loses_answers(world, is_made=is_made)
+    await world.run(minutes(4))
+    assert len(lost) == 1
+    assert [r for r in world.reasons[told:] if r in RETOLD.values()][:1] == [RETOLD[verb]]
+    assert world.reasons[told:].count(RETOLD[verb]) == 1
+    assert [h["action"] for h in world.status["history"]].count(verb) == world.reasons.count(RETOLD[verb])
+    if verb == "DisableFlags":
+        assert [severity for severity, _ in world.telemetry.reverts] == ["High"]
+    changes = [(before, after) for _, _, before, after in world.store.audit]
+    assert all(change != last for last, change in pairwise(changes)), "nothing was done twice"
+
+
+async def test_a_revert_whose_answer_was_lost_is_made_whole_also_when_its_metric_recovers() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(7))
+    lost = loses_answers(world, is_made=False, of=lambda: world.store.calls[-1] == "lower")
+    await world.run(timedelta(hours=1), until=lambda: bool(lost))
+    # What was measured is gone, as after a restart of everything but what this process knows.
+    session = world.reconciler._sessions["uid-1"]
+    session.progress = None
+    world.store.checkpoints.clear()
+    world.source.answer = harm(timedelta(days=2))
+    await world.run(seconds(10))
+    assert world.store.rows["bell"].is_off
+    assert world.ledger.latch is not None
+
+
+async def test_a_revert_that_was_blocked_by_locks_is_tried_until_it_is_whole() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(7))
+    blocked = Problem("RevertBlocked", "locked by another session: bell", stalled=False)
+
+    def block(name: str) -> None:
+        if name == "lower":
+            raise blocked
+
+    world.store.before = block
+    await world.run(timedelta(hours=1), until=lambda: world.store.calls.count("lower") > 3)
+    assert not world.store.rows["bell"].is_off
+    world.store.before = lambda _: None
+    await world.run(seconds(10))
+    assert world.store.rows["bell"].is_off
+    assert world.reasons[-1] == "FlagsDisabled"
+
+
+def failover(world: World) -> Callable[[], None]:
+    """Remember the database as it is; the function that is returned makes it so again, as a failover that loses commits."""
+    store = world.store
+    kept = dict(store.rows), dict(store.ledgers), list(store.audit)
+
+    def fail_over() -> None:
+        store.rows, store.ledgers, store.audit = dict(kept[0]), dict(kept[1]), list(kept[2])
+
+    return fail_over
+
+
+async def test_a_revert_that_a_failover_lost_is_made_again() -> None:
+    world = World(PLAN)
+    await until_stage(world, 1)
+    fail_over = failover(world)
+    world.source.answer = harm(minutes(7))
+    await world.run(timedelta(hours=1), until=lambda: world.ledger.latch is not None)
+    latch = world.ledger.latch
+    await world.run(minutes(1))
+    fail_over()
+    world.source.answer = harm(timedelta(days=2))
+    await world.run(seconds(6))
+    assert world.store.rows["bell"].is_off
+    assert world.ledger.latch == latch
+    assert world.reasons[-1] == "RevertRestored"
+    await world.run(timedelta(hours=1))
+    assert world.status["phase"] == "RolledBack"
+    assert world.reasons.count("RevertRestored") == 1
+
+
+async def test_a_lost_revert_is_made_again_before_anything_is_raised_also_when_the_raise_was_lost_too() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    fail_over = failover(world)
+    world.source.answer = harm(minutes(7))
+    await world.run(timedelta(hours=1), until=lambda: world.ledger.latch is not None)
+    await world.run(seconds(10))
+    fail_over()
+    await world.run(timedelta(hours=1))
+    assert world.store.rows["bell"].is_off
+    assert [reason for reason, *_ in world.store.audit] == ["StageEntered", "RevertRestored"]
+
+
+async def test_a_raise_that_a_failover_lost_is_not_assumed() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    fail_over = failover(world)
+    await until_stage(world, 1)
+    fail_over()
+    await world.step()
+    assert (world.status["stage"]["name"], world.store.rows["bell"].percentage) == ("ten", 10)
+    entered = world.clock.time
+    await until_stage(world, 1)
+    assert world.clock.time - entered <= BAKE, "what was baked in the stage counts, nothing of the lost one does"
+    assert not world.telemetry.violations
+
+
+async def test_a_latch_that_another_plan_cleared_is_not_written_again() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(2), minutes(5))
+    await world.run(minutes(20))
+    world.edit(plan(stage("ten", ("bell", 10)), stage("all", ("bell", 100))))
+    await world.run(timedelta(hours=1))
+    assert world.status["phase"] == "Completed"
+    assert "RevertRestored" not in world.reasons
 
 
 async def test_a_store_that_stays_away_for_minutes_needs_a_person_and_heals_all_the_same() -> None:

@@ -54,6 +54,24 @@ def release(ledger: Ledger, on_delete: OnDelete) -> Decision:
     return Decision(Verb.RELEASE, Phase.TERMINATING, reasons.RELEASED, message, targets=wanted)
 
 
+def restored(lost: Ledger) -> Decision:
+    """The revert again that the database has lost, from the ledger row as it was with its latch.
+
+    Rows are lowered to what they were then, and not raised to it.
+    """
+    assert lost.latch is not None  # noqa: S101 - it is what was lost
+    breach = lost.latch.breach
+    message = f"The database had lost the revert of a {breach.severity} breach of {breach.metric}; it was made again."
+    return Decision(
+        Verb(breach.action),
+        Phase.ROLLED_BACK,
+        reasons.REVERT_RESTORED,
+        message,
+        targets=dict(lost.written),
+        breach=breach,
+    )
+
+
 def _breached(view: View) -> Decision | None:
     """The most severe breached row acts, once in an attempt; after it only a more severe one."""
     guard = worst(view.guards)

@@ -36,6 +36,7 @@ PERCENTAGE_REDUCED = "PercentageReduced"
 RESTRICTED_TO_GROUPS = "RestrictedToGroups"
 ROLLED_BACK = "RolledBack"
 REARMED = "Rearmed"
+REVERT_RESTORED = "RevertRestored"
 AS_PLANNED = "AsPlanned"
 STORE_USABLE = "StoreUsable"
 GUARDS_WATCHING = "GuardsWatching"
@@ -75,6 +76,7 @@ DESCRIPTIONS: dict[str, str] = {
     PERCENTAGE_REDUCED: "A breached row reduced flags.",
     RESTRICTED_TO_GROUPS: "A breached row restricted flags to groups.",
     ROLLED_BACK: "Exposure was taken back and stays back until the plan is changed.",
+    REVERT_RESTORED: "A revert that the database had lost, as in a failover that loses commits, was made again.",
     REARMED: "Another plan cleared the latch of an earlier revert; a new attempt begins.",
     AS_PLANNED: "The rows are what the plan says they shall be now.",
     STORE_USABLE: "The database can be reached, and its flag table and bookkeeping are as they should be.",

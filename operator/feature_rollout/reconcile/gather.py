@@ -34,6 +34,7 @@ class Gatherer:
         """The rollout as it is now. Raises Fenced, and Problem when the ledger cannot be read."""
         snapshot, trouble = await self._read(target, session, plan, store)
         ledger, now = snapshot.ledger, self._clock.now()
+        session.remember(ledger)
         view = View(
             plan=plan,
             ledger=ledger,
@@ -45,7 +46,7 @@ class Gatherer:
             hold_at=target.hold_at,
             trouble=trouble,
             on_drift=target.on_drift,
-            unfinished=session.unfinished,
+            unfinished=session.reverting is not None,
         )
         if session.progress is None or session.attempt != ledger.attempt:
             session.progress = await self._stored_progress(ledger, store)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from feature_rollout.core import reasons
-from feature_rollout.core.decide import decide, release
+from feature_rollout.core.decide import decide, release, restored
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.plan import OnDelete
@@ -27,6 +28,7 @@ from feature_rollout.ports import (
     Lowering,
     Problem,
     RolloutObjects,
+    Unconfirmed,
     Why,
 )
 from feature_rollout.reconcile.gather import Gatherer
@@ -123,8 +125,9 @@ class Reconciler:
             return RETRY
         await self._objects.add_finalizer(target.rollout)
         view = await self._gatherer.view(target, session, session.plan, store)
+        session.untold = session.untold or session.confirmed(view.ledger)
         if session.untold is None:
-            decision = self._checked(view, decide(view))
+            decision = self._decided(target, session, view)
             if not decision.verb.reverts:
                 await self._audit(session, view, store)
             if not decision.verb.acts:
@@ -138,6 +141,20 @@ class Reconciler:
         self._teller.announce(target, view, decision)
         await self._teller.tell(target, session, view, decision)
         return AT_ONCE
+
+    def _decided(self, target: Target, session: Session, view: View) -> Decision:
+        """What to do. A revert that is known to this process is made whole before anything else, whatever was lost."""
+        lost = session.lost(view.ledger)
+        if lost is not None:
+            decision = restored(lost)
+            session.reverting = decision, replace(_lowering(target, view, decision), latch=lost.latch)
+            return decision
+        decision = self._checked(view, decide(view))
+        if decision.verb.reverts:
+            session.reverting = decision, _lowering(target, view, decision)
+        elif session.reverting is not None:
+            return session.reverting[0]
+        return decision
 
     def _checked(self, view: View, decision: Decision) -> Decision:
         """The decision, or a hold when it would break an invariant: that is a bug, and must do no harm."""
@@ -169,9 +186,9 @@ class Reconciler:
         """Carry the decision out; whether it was."""
         if decision.verb.reverts:
             assert decision.breach is not None  # noqa: S101 - a revert has one
-            session.unfinished = True
-            await store.lower(_lowering(target, view, decision))
-            session.unfinished = False
+            assert session.reverting is not None  # noqa: S101 - `_decided` has set it
+            session.remember(await store.lower(session.reverting[1]))
+            session.reverting = None
             seconds = (self._clock.now() - decision.breach.onset_at).total_seconds()
             answered_at_s = session.answered_at_s
             waited_s = asyncio.get_running_loop().time() - answered_at_s if answered_at_s is not None else None
@@ -182,7 +199,12 @@ class Reconciler:
             return False
         stages = view.plan.stages[: decision.ledger.stage + 1]
         why = _why(target, decision, stages[-1].name if stages else "")
-        await store.commit(Commit(decision.ledger, decision.before, decision.after, why))
+        try:
+            await store.commit(Commit(decision.ledger, decision.before, decision.after, why))
+        except Unconfirmed:
+            session.unconfirmed = decision
+            raise
+        session.unconfirmed = None
         return True
 
     async def _still_wanted(self, target: Target) -> bool:

@@ -14,7 +14,7 @@ from feature_rollout.core.looks import Look
 from feature_rollout.core.plan import OnDelete, OnDrift, Plan
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, Claim, FlagStore, MetricSource, Problem
+from feature_rollout.ports import Checkpoint, Claim, FlagStore, Lowering, MetricSource, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,52 @@ class Session:
     status_lost: bool = False
     released: bool = False
     troubled_since: datetime | None = None
-    # A lowering was begun and its end was not heard of.
-    unfinished: bool = False
+    # A revert that was begun and is not known to be whole: an answer was lost, rows are locked, the audit is owed.
+    reverting: tuple[Decision, Lowering] | None = None
+    # A fenced change whose COMMIT was not answered.
+    unconfirmed: Decision | None = None
+    # The ledger row as it was when it last had a latch.
+    latched: Ledger | None = None
     # The rows as they were when the audit was last seen to account for them.
     audited: Mapping[str, Exposure] | None = None
+
+    def remember(self, ledger: Ledger) -> None:
+        """The row as the database has it: a latch in it stays known, also when the database should lose it."""
+        if ledger.latch is not None:
+            self.latched = ledger
+
+    def lost(self, ledger: Ledger) -> Ledger | None:
+        """The row with the latch that the database has lost, as it does with a primary whose last commits were lost.
+
+        A latch is only ever cleared by another attempt.
+        """
+        known = self.latched
+        return known if known and ledger.latch is None and ledger.attempt <= known.attempt else None
+
+    def confirmed(self, ledger: Ledger) -> Decision | None:
+        """The change whose answer was lost, when this row shows that it was made."""
+        decision = self.unconfirmed
+        if decision is None or decision.ledger is None or not _is_made(decision.ledger, ledger):
+            return None
+        self.unconfirmed = None
+        return decision
 
     def fenced(self) -> None:
         """Somebody else has moved the ledger row on: everything is read again but the looks that are under way."""
         self.claim = self.ledger = self.progress = None
         self.unsaved = False
+
+
+def _is_made(wanted: Ledger, found: Ledger) -> bool:
+    """Whether a fenced change was made. What others may have done to the row since, as a standby's revert, is left out.
+
+    Not made now is not yet never: the COMMIT may still be on its way. Then the fence keeps the
+    next change from being made beside it, and this is asked again.
+    """
+    if found.sequence <= wanted.sequence:
+        return False
+    progress = (wanted.attempt, wanted.stage, wanted.entered_at, wanted.completed_at)
+    return progress == (found.attempt, found.stage, found.entered_at, found.completed_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import pq, sql
 
 from feature_rollout import failpoints
-from feature_rollout.ports import Problem
+from feature_rollout.ports import Problem, Unconfirmed
 from feature_rollout.postgres import (
     READ_ONLY,
     STORE_UNREACHABLE,
@@ -72,8 +72,7 @@ class Connections:
         """Run `work` in a transaction of its own and commit it; raises Problem, or what `work` raises.
 
         `crash` names the failpoints before and after the COMMIT. When the answer to the
-        COMMIT is lost, the Problem says that the store is unreachable and the change may
-        or may not have been made.
+        COMMIT is lost, the Problem is Unconfirmed.
         """
         begin = _BEGIN.format(mode=sql.SQL(mode), lock_timeout_ms=sql.Literal(lock_timeout_ms))
         try:
@@ -120,9 +119,10 @@ class Connections:
     async def _committed(
         self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: tuple[str, str] | None
     ) -> T:
+        commit = _Commit()
         try:
             try:
-                return await bounded(connection, _commit(connection, work, crash), _TRANSACTION_TIMEOUT_S)
+                return await bounded(connection, commit.after(connection, work, crash), _TRANSACTION_TIMEOUT_S)
             except psycopg.Error as error:
                 raise classify(error, self._subject) from None
         except Problem as problem:
@@ -130,6 +130,8 @@ class Connections:
                 # After a failover this and the others are of the old primary: new ones ask for its address again.
                 await dispose(connection)
                 await self.forget()
+            if problem.reason == STORE_UNREACHABLE and commit.sent:
+                raise Unconfirmed(problem.reason, problem.message, stalled=problem.stalled) from None
             raise
 
     async def _put_back(self, connection: Connection) -> None:
@@ -149,22 +151,29 @@ class Connections:
         await self.forget()
 
 
-async def _commit(
-    connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: tuple[str, str] | None
-) -> T:
-    try:
-        result = await work(connection)
-    except BaseException:
-        # The first error is the one to tell of, also when the connection is gone by now.
-        with contextlib.suppress(psycopg.Error):
-            await connection.execute("ROLLBACK")
-        raise
-    if crash:
-        failpoints.hit(crash[0])
-    cursor = await connection.execute("COMMIT")
-    if cursor.statusmessage != "COMMIT":
-        # The server answers ROLLBACK to the COMMIT of a transaction that has failed.
-        raise Problem("StoreError", "the database rolled the transaction back instead of committing it")
-    if crash:
-        failpoints.hit(crash[1])
-    return result
+class _Commit:
+    """One run of a transaction's work and its COMMIT. `sent`: from then on only the server knows how it ended."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    async def after(
+        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: tuple[str, str] | None
+    ) -> T:
+        try:
+            result = await work(connection)
+        except BaseException:
+            # The first error is the one to tell of, also when the connection is gone by now.
+            with contextlib.suppress(psycopg.Error):
+                await connection.execute("ROLLBACK")
+            raise
+        if crash:
+            failpoints.hit(crash[0])
+        self.sent = True
+        cursor = await connection.execute("COMMIT")
+        if cursor.statusmessage != "COMMIT":
+            # The server answers ROLLBACK to the COMMIT of a transaction that has failed.
+            raise Problem("StoreError", "the database rolled the transaction back instead of committing it")
+        if crash:
+            failpoints.hit(crash[1])
+        return result

@@ -265,13 +265,13 @@ class PostgresFlagStore:
         blocked: list[str] = []
         after: Ledger | None = None
         try:
-            after = await self._lower(replace(change, targets={}), _FLAG_LOCK_TIMEOUT_MS)
+            after = await self._lower(replace(change, targets={}, severity=None), _FLAG_LOCK_TIMEOUT_MS)
         except Problem as problem:
             if problem.reason != LOCK_TIMEOUT:
                 raise
             blocked.append("the ledger row")
         for flag in sorted(change.targets):
-            only = replace(change, targets={flag: change.targets[flag]})
+            only = replace(change, targets={flag: change.targets[flag]}, severity=None)
             try:
                 if after is None:
                     await self._lower_partly(only, lowering.Extent.NO_LEDGER)
@@ -284,7 +284,8 @@ class PostgresFlagStore:
         if blocked or after is None:
             message = f"locked by another session: {', '.join(blocked)}; all other flags were lowered"
             raise Problem(lowering.REVERT_BLOCKED, message, stalled=False)
-        return after
+        # That the row has acted is written last: a process that comes after this one must not take the rest for done.
+        return await self._lower(replace(change, targets={}), _FLAG_LOCK_TIMEOUT_MS) if change.severity else after
 
     async def _lower_without_bookkeeping(self, change: Lowering, problem: Problem) -> Ledger:
         """The flags alone, because less exposure now is worth more than a complete record."""
