@@ -56,7 +56,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What an audit row tells beside the change itself."""
+    """What an audit row tells beside the change itself.
+
+    `verb` is what was done, as in `Decision`; the outbox tells of it. Without one there is nothing to tell.
+    """
 
     reason: str
     message: str
@@ -64,6 +67,7 @@ class Why:
     stage: str
     actor: str = "operator"
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    verb: str = ""
 
 
 @dataclass(frozen=True, slots=True)

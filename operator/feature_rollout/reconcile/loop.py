@@ -275,7 +275,7 @@ class Reconciler:
 
 def _why(target: Target, decision: Decision, stage: str) -> Why:
     evidence = decision.breach.to_json() if decision.breach else {}
-    return Why(decision.reason, decision.message, target.generation, stage, evidence=evidence)
+    return Why(decision.reason, decision.message, target.generation, stage, evidence=evidence, verb=str(decision.verb))
 
 
 def _lowering(target: Target, view: View, decision: Decision) -> Lowering:

@@ -115,4 +115,4 @@ async def _record(connection: Connection, now: Ledger, owned: Sequence[tuple[Tab
         tables.setdefault(table, []).append(audit.Change(flag, row, row))
     for table, changes in tables.items():
         operation = audit.unnumbered_operation_id(now.key)
-        await audit.record(connection, table, now, operation=operation, changes=changes, why=why)
+        await audit.record(connection, table, now, operation=operation, changes=changes, why=why, kind="Released")

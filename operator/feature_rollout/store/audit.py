@@ -46,9 +46,9 @@ async def record(
     operation: str,
     changes: Sequence[Change],
     why: Why,
-    kind: Literal["Manual"] | None = None,
+    kind: Literal["Manual", "Released"] | None = None,
 ) -> None:
-    """One row a changed flag; `kind` says who changed it, or by default in which direction the operator did."""
+    """One row a changed flag; `kind` says who else changed it or that it was given up, else it is the direction in which the operator did."""
     if not changes:
         return
     await connection.cursor().executemany(
@@ -77,6 +77,17 @@ async def record(
             for change in changes
         ],
     )
+
+
+async def recorded(connection: Connection, operations: Sequence[str]) -> set[str]:
+    """Those of these operations that the audit has already."""
+    if not operations:
+        return set()
+    cursor = await connection.execute(
+        "SELECT DISTINCT operation_id FROM feature_rollout.audit WHERE operation_id = ANY(%s::text[])",
+        (list(operations),),
+    )
+    return {row[0] for row in await cursor.fetchall()}
 
 
 async def notify(connection: Connection, channel: str | None, flags: Sequence[str], operation: str) -> None:

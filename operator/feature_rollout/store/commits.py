@@ -1,4 +1,4 @@
-"""The fenced transaction: flags, ledger and audit together, or nothing."""
+"""The fenced transaction: flags, ledger, audit and outbox together, or nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Commit, Drifted, Fenced, Problem
 from feature_rollout.postgres import Connection
-from feature_rollout.store import audit, drift, flags, inspection, ledger, ownership
+from feature_rollout.store import audit, drift, flags, inspection, ledger, outbox, ownership
 from feature_rollout.store.config import StoreConfig, TableMapping
 
 
@@ -21,7 +21,9 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
     if after is None:
         raise Fenced(f"{change.ledger.key} is not under epoch {change.ledger.epoch}, sequence {change.ledger.sequence}")
     await ownership.set_latch(connection, after.key, after.latch)
+    operation = audit.operation_id(after)
     if shape is None:
+        await outbox.record(connection, after, operation=operation, changes=(), why=change.why)
         return after
     await _check_before(connection, config.table, change.before)
     done = [
@@ -30,11 +32,11 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
         if change.after[flag] != change.before[flag]
     ]
     await ownership.check(connection, config.table, after.key, (one.flag for one in done))
-    operation = audit.operation_id(after)
     await drift.sign(connection, operation)
     for one in done:
         await _write(connection, config.table, one, shape)
     await audit.record(connection, config.table, after, operation=operation, changes=done, why=change.why)
+    await outbox.record(connection, after, operation=operation, changes=done, why=change.why)
     await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
     return after
 

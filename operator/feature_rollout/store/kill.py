@@ -27,7 +27,7 @@ from feature_rollout.postgres import (
     Connection,
     parse_uri,
 )
-from feature_rollout.store import audit, drift, flags, inspection, lowering, migrations
+from feature_rollout.store import audit, drift, flags, inspection, lowering, migrations, outbox
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.connections import Connections, Mode
 
@@ -36,6 +36,7 @@ T = TypeVar("T")
 KILLED: Final = "Killed"
 # Stands in the audit where a rollout's ledger key would: nobody's rollout did this.
 KILL_KEY: Final = "kill"
+KILL_VERB: Final = "Kill"
 
 _LOCK_TIMEOUT_MS: Final = 1000
 _WITHOUT_AUDIT_LOCK_TIMEOUT_MS: Final = 200
@@ -184,7 +185,7 @@ class KillSwitch:
         self, order: Order, names: Sequence[str], lock_timeout_ms: int, *, audited: bool
     ) -> dict[str, audit.Change]:
         """Each flag that has a row, changed or not; raises Problem, and then nothing was written."""
-        why = Why(reason=KILLED, message=order.reason, generation=0, stage="", actor=order.actor)
+        why = Why(reason=KILLED, message=order.reason, generation=0, stage="", actor=order.actor, verb=KILL_VERB)
 
         async def work(connection: Connection) -> dict[str, audit.Change]:
             change = Lowering(KILL_KEY, dict.fromkeys(names, DISABLED), why)
@@ -205,6 +206,8 @@ class KillSwitch:
     async def _record(self, connection: Connection, operation: str, done: Sequence[audit.Change], why: Why) -> None:
         nobody = lowering.unknown(KILL_KEY)
         await audit.record(connection, self._config.table, nobody, operation=operation, changes=done, why=why)
+        if done:
+            await outbox.record(connection, nobody, operation=operation, changes=done, why=why)
         await audit.notify(connection, self._config.notify_channel, [one.flag for one in done], operation)
 
     async def _tell(self, outcome: Outcome) -> None:

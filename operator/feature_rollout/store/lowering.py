@@ -16,7 +16,7 @@ from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.ports import Lowering, Problem, Why
 from feature_rollout.postgres import Connection
-from feature_rollout.store import audit, drift, flags, inspection, ledger, ownership
+from feature_rollout.store import audit, drift, flags, inspection, ledger, outbox, ownership
 from feature_rollout.store.config import StoreConfig
 
 REVERT_BLOCKED: Final = "RevertBlocked"
@@ -113,7 +113,8 @@ def next_ledger(now: Ledger, change: Lowering, found: Mapping[str, audit.Change]
             written[flag] = done.after
     acted = now.acted | {change.severity} if change.severity else now.acted
     after = replace(now, written=written, latch=_graver(now.latch, change.latch), acted=acted)
-    return now if after == now else replace(after, sequence=now.sequence + 1)
+    # A row that somebody raised and that is back where the ledger has it leaves the ledger alike: it is an operation too.
+    return replace(after, sequence=now.sequence + 1) if after != now or changed(found.values()) else now
 
 
 def _graver(now: Latch | None, new: Latch | None) -> Latch | None:
@@ -127,13 +128,26 @@ def unknown(key: str) -> Ledger:
     return Ledger(key=key, uid="", epoch=0, sequence=0, spec_hash="", plan_hash="")
 
 
+async def _pay(connection: Connection, config: StoreConfig, now: Ledger, owed: Sequence[Owed]) -> None:
+    """Write what is owed, but what an earlier COMMIT without an answer has written already."""
+    paid = await audit.recorded(connection, [debt.operation for debt in owed])
+    for debt in owed:
+        if debt.operation not in paid:
+            await _record(connection, config, now, debt)
+
+
+async def _record(connection: Connection, config: StoreConfig, ledger: Ledger, done: Owed) -> None:
+    operation, changes, why = done.operation, done.changes, done.why
+    await audit.record(connection, config.table, ledger, operation=operation, changes=changes, why=why)
+    await outbox.record(connection, ledger, operation=operation, changes=changes, why=why)
+
+
 async def lower_all(connection: Connection, config: StoreConfig, change: Lowering, owed: Sequence[Owed]) -> Ledger:
     """Lower every flag, and write ledger, latch and audit, in the transaction that is open."""
     locked = await ledger.lock(connection, change.key)
     now = locked.ledger if locked else unknown(change.key)
     found = await lower_flags(connection, config, change)
-    for debt in owed:
-        await audit.record(connection, config.table, now, operation=debt.operation, changes=debt.changes, why=debt.why)
+    await _pay(connection, config, now, owed)
     await _account_for(connection, config, now, found)
     after = next_ledger(now, change, found) if locked else now
     if locked and after != now:
@@ -142,7 +156,8 @@ async def lower_all(connection: Connection, config: StoreConfig, change: Lowerin
         await ownership.set_latch(connection, change.key, after.latch)
     done = changed(found.values())
     operation = audit.operation_id(after) if locked else audit.unnumbered_operation_id(change.key)
-    await audit.record(connection, config.table, after, operation=operation, changes=done, why=change.why)
+    if done or after != now:
+        await _record(connection, config, after, Owed(operation, done, change.why))
     await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
     return after
 
@@ -165,7 +180,8 @@ async def lower_without_ledger(connection: Connection, config: StoreConfig, chan
     if extent is Extent.NO_LEDGER:
         now = await ledger.read(connection, change.key) or unknown(change.key)
         await _account_for(connection, config, now, {one.flag: one for one in done})
-        await audit.record(connection, config.table, now, operation=operation, changes=done, why=change.why)
+        if done:
+            await _record(connection, config, now, Owed(operation, done, change.why))
         await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
         done = ()
     return Owed(operation, done, change.why)

@@ -43,6 +43,7 @@ _NEEDED: Final = {
     "ledger": ("SELECT", "INSERT", "UPDATE"),
     "ownership": ("SELECT", "INSERT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
+    "outbox": ("SELECT", "INSERT", "DELETE"),
     "evidence": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 
@@ -146,6 +147,9 @@ async def check(connection: Connection, role: str) -> Problem | None:
         """,
     )
     held = {name: set(privileges) if usage else set() for name, usage, privileges in tables}
+    if "SELECT" in held.get("migration", ()) and (version := await _version(connection)) < newest():
+        message = f"the schema feature_rollout is at version {version}, {newest()} is needed: {INSTALL_HINT}"
+        return Problem(BOOKKEEPING_MISSING, message)
     if not held.keys() >= _NEEDED.keys():
         return Problem(BOOKKEEPING_MISSING, f"the schema feature_rollout is not installed: {INSTALL_HINT}")
     if any(not held[table].issuperset(privileges) for table, privileges in _NEEDED.items()):
@@ -153,9 +157,6 @@ async def check(connection: Connection, role: str) -> Problem | None:
     version = await _version(connection)
     if version > newest():
         return _too_new(version)
-    if version < newest():
-        message = f"the schema feature_rollout is at version {version}, {newest()} is needed: {INSTALL_HINT}"
-        return Problem(BOOKKEEPING_MISSING, message)
     return None
 
 

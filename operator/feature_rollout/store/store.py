@@ -24,6 +24,7 @@ from feature_rollout.postgres import (
     parse_uri,
 )
 from feature_rollout.store import (
+    audit,
     claims,
     commits,
     drift,
@@ -32,6 +33,7 @@ from feature_rollout.store import (
     ledger,
     lowering,
     migrations,
+    outbox,
     ownership,
 )
 from feature_rollout.store.config import StoreConfig
@@ -45,6 +47,7 @@ _FLAG_LOCK_TIMEOUT_MS: Final = 200
 _OWED_MAX: Final = 1000
 # The trigger needs a short lock of the flag table; services wait behind whoever waits for it.
 _WATCH_RETRY_S: Final = 60.0
+_TRIM_S: Final = 60.0
 _REVERT_CRASH: Final = (failpoints.BEFORE_REVERT_COMMIT, failpoints.AFTER_REVERT_COMMIT)
 _RAISE_CRASH: Final = (failpoints.BEFORE_RAISE_COMMIT, failpoints.AFTER_RAISE_COMMIT)
 
@@ -93,6 +96,7 @@ class PostgresFlagStore:
         self._owed: dict[str, tuple[lowering.Owed, ...]] = {}
         self._watch_after_s = 0.0
         self._told_of_polling = False
+        self._trim_at_s = 0.0
 
     async def prepare(self) -> None:
         """Check that everything is there and permitted; raises Problem.
@@ -136,6 +140,7 @@ class PostgresFlagStore:
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         if checkpoints:
             await self._run(lambda connection: ledger.checkpoint(connection, checkpoints))
+            await self._trim_outbox()
 
     async def lower(self, change: Lowering) -> Ledger:
         """Lower as told; Problem(RevertBlocked) and Problem(AuditDelayed) say what is left for the next call."""
@@ -250,6 +255,12 @@ class PostgresFlagStore:
         self._shape = self._shape or await self._inspect(connection)
         return await commits.commit(connection, self.config, change, self._shape)
 
+    async def _trim_outbox(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._trim_at_s:
+            self._trim_at_s = now_s + _TRIM_S
+            await self._run(outbox.trim)
+
     async def _lower(self, change: Lowering, lock_timeout_ms: int = 1000) -> Ledger:
         owed = self._owed.get(change.key, ())
         after = await self._reverters.transaction(
@@ -285,7 +296,8 @@ class PostgresFlagStore:
             message = f"locked by another session: {', '.join(blocked)}; all other flags were lowered"
             raise Problem(lowering.REVERT_BLOCKED, message, stalled=False)
         # That the row has acted is written last: a process that comes after this one must not take the rest for done.
-        return await self._lower(replace(change, targets={}), _FLAG_LOCK_TIMEOUT_MS) if change.severity else after
+        acted = replace(change, targets={}, why=replace(change.why, verb=""))
+        return await self._lower(acted, _FLAG_LOCK_TIMEOUT_MS) if change.severity else after
 
     async def _lower_without_bookkeeping(self, change: Lowering, problem: Problem) -> Ledger:
         """The flags alone, because less exposure now is worth more than a complete record."""
@@ -315,7 +327,11 @@ class PostgresFlagStore:
             found = await ledger.lock(connection, change.key)
             if found is None or found.closed or found.ledger.uid != uid:
                 return
-            await lowering.lower_all(connection, self.config, change, self._owed.get(change.key, ()))
+            after = await lowering.lower_all(connection, self.config, change, self._owed.get(change.key, ()))
+            if after == found.ledger:
+                # Also an end that changes no row is told.
+                operation = audit.unnumbered_operation_id(change.key)
+                await outbox.record(connection, after, operation=operation, changes=(), why=change.why)
             await ledger.close(connection, change.key)
             await ledger.drop_evidence(connection, change.key)
             await ownership.release(connection, change.key)
