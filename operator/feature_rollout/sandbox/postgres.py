@@ -150,6 +150,9 @@ class PostgresServer(PostgresAccess):
         for folder in (self.folder, self.data_folder, self.socket_folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             self._give_away(folder)
+        self._fill_data_folder()
+
+    def _fill_data_folder(self) -> None:
         password_file = self.folder / "password"
         password_file.write_text(self.password, encoding="utf-8")
         self._give_away(password_file)
