@@ -29,6 +29,7 @@ from postgres.world import (
     problem_of,
     why,
 )
+from support import audit
 from support.databases import Database, all_postgres
 
 pytestmark = all_postgres
@@ -69,7 +70,15 @@ async def test_the_audit_says_who_released_what_and_why(world: World) -> None:
     await abandoned(world)
     await release(world)
     rows = [row for row in world.audit() if row["reason"] == "ReleasedByHand"]
-    assert [(row["flag"], row["before"] == row["after"]) for row in rows] == [("alpha", True), ("beta", True)]
+    assert [(row["flag"], row["kind"], row["before"] == row["after"]) for row in rows] == [
+        ("alpha", "Released", True),
+        ("beta", "Released", True),
+    ]
+    now = {
+        flag: (world.row(flag).enabled, int(world.row(flag).percentage), world.row(flag).groups)
+        for flag in ("alpha", "beta")
+    }
+    assert audit.violations(world.audit(), dict.fromkeys(now, (False, 0, frozenset())), now) == []
     assert rows[0]["after"] == everyone(50).to_json()
     assert {(row["ledger_key"], row["uid"], row["message"]) for row in rows} == {(KEY, "uid-1", "the cluster is gone")}
     assert rows[0]["actor"].startswith(f"{world.writer} (")
@@ -183,3 +192,24 @@ async def test_install_prints_a_script_that_may_be_run_twice(world: World) -> No
     script = (await featurerollout("store", "install", "--print", env={})).out
     world.database.execute(f"DROP SCHEMA feature_rollout CASCADE; {script}; {script}")
     await world.store.prepare()
+
+
+@pytest.mark.parametrize("obstacle", ["", "ledger", "bookkeeping"])
+async def test_the_old_owner_does_not_lower_what_another_rollout_has_taken(world: World, obstacle: str) -> None:
+    await world.raised(await world.store.open(claim("alpha", "beta")), alpha=everyone(50), beta=everyone(50))
+    await release(world, "--force")
+    taken = await world.store.open(claim("alpha", key=OTHER_KEY, uid="uid-2"))
+    await world.raised(taken, alpha=everyone(70))
+    change = lowering(["alpha", "beta"], latch=latch(), severity=Severity.HIGH)
+    if obstacle == "ledger":
+        with psycopg.connect(world.database.uri()) as connection:
+            connection.execute(f"SELECT FROM feature_rollout.ledger WHERE key = '{KEY}' FOR UPDATE".encode())
+            assert (await problem_of(world.store.lower(change))).reason == "RevertBlocked"
+    elif obstacle == "bookkeeping":
+        world.database.execute("REVOKE INSERT ON feature_rollout.audit FROM feature_rollout_writer")
+        assert (await problem_of(world.store.lower(change))).reason == "AuditDelayed"
+    else:
+        await world.store.lower(change)
+    assert world.row("alpha") == everyone(70)
+    # Nobody has taken this one: lowering it is always allowed.
+    assert world.row("beta").is_off

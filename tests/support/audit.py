@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 Row = tuple[bool, int, frozenset[str]]
-REVERTS = frozenset({"FlagsDisabled", "PercentageReduced", "RestrictedToGroups"})
+REVERTS = frozenset({"FlagsDisabled", "PercentageReduced", "RestrictedToGroups", "RevertRestored"})
 
 
 def violations(
@@ -32,8 +32,8 @@ def _replay(
         flag, before, after = entry["flag"], _row(entry["before"]), _row(entry["after"])
         if flag not in by_hand and now.get(flag) != before:
             found.append(f"S5: audit {entry['id']} says that {flag} was {before}, it was {now.get(flag)}")
-        if before == after:
-            found.append(f"S5: audit {entry['id']} changes nothing")
+        if (before == after) != (entry["kind"] == "Released"):
+            found.append(f"S5: audit {entry['id']} of kind {entry['kind']} goes from {before} to {after}")
         now[flag] = after
     found += [
         f"S5: the audit leaves {flag} at {now[flag]}, the row is {rows.get(flag)}"

@@ -349,10 +349,11 @@ async def test_a_revert_whose_answer_was_lost_is_made_whole_also_when_its_metric
     assert world.ledger.latch is not None
 
 
-async def test_a_revert_that_was_blocked_by_locks_is_tried_until_it_is_whole() -> None:
+@pytest.mark.parametrize("reason", ["RevertBlocked", "AuditDelayed"])
+async def test_a_revert_that_is_not_whole_is_shown_and_tried_until_it_is(reason: str) -> None:
     world = World(PLAN)
     world.source.answer = harm(minutes(7))
-    blocked = Problem("RevertBlocked", "locked by another session: bell", stalled=False)
+    blocked = Problem(reason, "there is more to do", stalled=False)
 
     def block(name: str) -> None:
         if name == "lower":
@@ -361,6 +362,7 @@ async def test_a_revert_that_was_blocked_by_locks_is_tried_until_it_is_whole() -
     world.store.before = block
     await world.run(timedelta(hours=1), until=lambda: world.store.calls.count("lower") > 3)
     assert not world.store.rows["bell"].is_off
+    assert {c["reason"] for c in world.status["conditions"] if c["type"] == "Ready"} == {reason}
     world.store.before = lambda _: None
     await world.run(seconds(10))
     assert world.store.rows["bell"].is_off

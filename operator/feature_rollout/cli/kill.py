@@ -33,6 +33,8 @@ def command(
 ) -> None:
     """Disable flags now, in the database, without Kubernetes or the operator.
 
+    The connection string is that of --database-uri-env NAME or of --uri-file FILE (- is standard
+    input); without both that of FEATUREROLLOUT_DATABASE_URI, else of FEATUREROLLOUT_WRITER_URI.
     The rights of the FlagStore's writer are enough. A rollout that had raised a flag sees a
     change by somebody else, pauses, and leaves the flag off until it is told otherwise.
 

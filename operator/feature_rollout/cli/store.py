@@ -76,7 +76,9 @@ _WATCH_OUTCOMES = {
 def list_keys(*, output: str, database_uri_env: str | None, uri_file: str | None) -> None:
     """Show every key of the ledger: cluster/namespace/name, how far it is, and which flags it owns.
 
-    With the rights of the writer.
+    The connection string is that of --database-uri-env NAME or of --uri-file FILE (- is standard
+    input); without both that of FEATUREROLLOUT_DATABASE_URI, else of FEATUREROLLOUT_WRITER_URI.
+    The rights of the writer are enough.
     """
     keys = _ask(database_uri_env, uri_file, lambda bookkeeping, _role: bookkeeping.keys())
     if output == "json":
@@ -94,7 +96,7 @@ def release(key: str, *, reason: str, force: bool, database_uri_env: str | None,
     """Give up the flags of a KEY whose cluster is gone, so that another rollout may own them.
 
     The flags' rows are not touched. A revert that was latched stays latched: the same plan does
-    not raise these flags again.
+    not raise these flags again. The connection string is given as to `store list`.
 
     Exit codes: 0 released (also when it was before), 1 refused because the key's writer was
     active, or another error, 4 its row stayed locked, 5 there is no such key.

@@ -128,6 +128,12 @@ def unknown(key: str) -> Ledger:
     return Ledger(key=key, uid="", epoch=0, sequence=0, spec_hash="", plan_hash="")
 
 
+async def _of_own_flags(connection: Connection, config: StoreConfig, change: Lowering) -> Lowering:
+    """The change without the flags that another rollout owns by now: what becomes of them is not for this one to say."""
+    foreign = await ownership.foreign(connection, config.table, change.key, change.targets)
+    return replace(change, targets={flag: to for flag, to in change.targets.items() if flag not in foreign})
+
+
 async def _pay(connection: Connection, config: StoreConfig, now: Ledger, owed: Sequence[Owed]) -> None:
     """Write what is owed, but what an earlier COMMIT without an answer has written already."""
     paid = await audit.recorded(connection, [debt.operation for debt in owed])
@@ -145,6 +151,7 @@ async def _record(connection: Connection, config: StoreConfig, ledger: Ledger, d
 async def lower_all(connection: Connection, config: StoreConfig, change: Lowering, owed: Sequence[Owed]) -> Ledger:
     """Lower every flag, and write ledger, latch and audit, in the transaction that is open."""
     locked = await ledger.lock(connection, change.key)
+    change = await _of_own_flags(connection, config, change)
     now = locked.ledger if locked else unknown(change.key)
     found = await lower_flags(connection, config, change)
     await _pay(connection, config, now, owed)
@@ -175,6 +182,8 @@ async def _account_for(
 
 async def lower_without_ledger(connection: Connection, config: StoreConfig, change: Lowering, extent: Extent) -> Owed:
     """Lower these flags without touching the ledger row; returns the audit that `extent` leaves out."""
+    if extent is Extent.NO_LEDGER or await ownership.is_readable(connection):
+        change = await _of_own_flags(connection, config, change)
     done = changed((await lower_flags(connection, config, change)).values())
     operation = audit.unnumbered_operation_id(change.key)
     if extent is Extent.NO_LEDGER:

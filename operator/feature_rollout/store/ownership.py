@@ -87,6 +87,27 @@ async def check(connection: Connection, table: TableMapping, key: str, flags: It
         raise Problem(CONFLICT, f"not owned by this rollout: {', '.join(sorted(foreign))}")
 
 
+async def foreign(connection: Connection, table: TableMapping, key: str, flags: Iterable[str]) -> set[str]:
+    """Those of these flags that belong to another rollout now: they were given up, and somebody has taken them."""
+    cursor = await connection.execute(
+        "SELECT flag FROM feature_rollout.ownership "
+        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) AND owner <> %s",
+        (table.schema, table.table, sorted(flags), key),
+    )
+    return {row[0] for row in await cursor.fetchall()}
+
+
+async def is_readable(connection: Connection) -> bool:
+    """Whether there is anything to ask: flags are lowered without the bookkeeping too."""
+    cursor = await connection.execute(
+        "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'feature_rollout' AND c.relname = 'ownership'"
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
 async def owned(connection: Connection, key: str) -> list[tuple[TableMapping, str]]:
     """The flags that a rollout owns and the tables they are in (columns unknown), locked for the transaction."""
     cursor = await connection.execute(

@@ -311,9 +311,18 @@ class PostgresFlagStore:
                 await self._explain()
             raise problem from None
         if owed.changes:
-            self._owed[change.key] = (*self._owed.get(change.key, ()), owed)[-_OWED_MAX:]
+            self._owe(change.key, owed, problem)
         message = f"exposure was lowered, its record could not be written and follows: {problem.message}"
         raise Problem(lowering.AUDIT_DELAYED, message, stalled=False)
+
+    def _owe(self, key: str, owed: lowering.Owed, problem: Problem) -> None:
+        """Keep for the next lowering what the audit lacks. A process that ends takes it along: the log has it too."""
+        debts = (*self._owed.get(key, ()), owed)
+        changes = "; ".join(f"{one.flag}: {one.before} -> {one.after}" for one in owed.changes)
+        log.warning("the audit lacks %s until it can be written: %s", changes, problem, extra={"rollout": key})
+        if len(debts) > _OWED_MAX:
+            log.error("the audit will never have the oldest of %d changes", len(debts), extra={"rollout": key})
+        self._owed[key] = debts[-_OWED_MAX:]
 
     async def _lower_partly(self, change: Lowering, extent: lowering.Extent) -> lowering.Owed:
         return await self._reverters.transaction(
