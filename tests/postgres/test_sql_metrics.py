@@ -11,7 +11,8 @@ import pytest
 
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import MetricType
-from feature_rollout.metrics.sql import SqlMetricSource, SqlQuery, SqlReader
+from feature_rollout.metrics.reader import SqlReader
+from feature_rollout.metrics.sql import SqlMetricSource, SqlQuery
 from feature_rollout.sandbox.database import PostgresAccess
 from support.databases import Database, all_postgres
 from support.waiting import wait_for_async

@@ -15,7 +15,7 @@ from feature_rollout.core import reasons
 from feature_rollout.core.decision import Trouble
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, PermissionDenied
-from feature_rollout.metrics.sql import SqlReader
+from feature_rollout.metrics.reader import SqlReader
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import Access
 from feature_rollout.runtime.inventory import ObjectKey, key_of
