@@ -9,6 +9,7 @@
 | `database` | function | a fresh `Database` on it, copied from `database_template` |
 | `make_database` | function | a function that makes more of them |
 | `own_postgres` | function | a `PostgresServer` that the test may kill; the newest version, or `@all_own_postgres` |
+| `pgbouncer` | session | a `PgBouncer` before `postgres_server`, in transaction mode |
 | `pg_installations` | session | the versions found |
 """
 
@@ -23,9 +24,12 @@ from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.cluster import Cluster
 from feature_rollout.sandbox.controlplane import ControlPlane
 from feature_rollout.sandbox.database import PostgresAccess
+from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.postgres import PostgresServer
 from support import network
+from support import pgbouncer as pgbouncers
 from support.databases import Database
+from support.pgbouncer import PgBouncer
 from support.shared import SharedServers, wait_until_stopped
 
 SHARED_FOLDER = "shared-servers"
@@ -92,6 +96,16 @@ def pg_installations() -> tuple[toolchain.PostgresInstallation, ...]:
 @pytest.fixture(scope="session")
 def postgres_server(shared_servers: SharedServers, request: pytest.FixtureRequest) -> PostgresAccess:
     return PostgresAccess.from_json(shared_servers.use(f"postgres-{_installation(request).major}"))
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_server: PostgresAccess) -> Iterator[PgBouncer]:
+    try:
+        running = pgbouncers.find_or_install()
+    except SandboxError as error:
+        pytest.skip(f"NOT TESTED behind PgBouncer, which cannot be had on this machine: {error}")
+    with pgbouncers.running(postgres_server, running) as pgbouncer:
+        yield pgbouncer
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.database import PostgresAccess
+from support.pgbouncer import PgBouncer
 
 MAJORS = [found.major for found in toolchain.postgres_installations()]
 _ids = [f"pg{major}" for major in MAJORS]
@@ -28,6 +29,8 @@ class Database:
     def __init__(self, server: PostgresAccess, name: str) -> None:
         self.server = server
         self.name = name
+        # When a test sets it, all roles but the superuser connect through it.
+        self.pooler: PgBouncer | None = None
         self._passwords: dict[str, str] = {}
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
 
@@ -46,7 +49,8 @@ class Database:
         """Return a connection URI of the superuser, or of this user; the password of a `role` is known."""
         if user is not None and password is None:
             password = self._passwords.get(user)
-        return self.server.uri(self.name, user, password)
+        direct = self.server.uri(self.name, user, password)
+        return direct if user is None or self.pooler is None else self.pooler.uri(direct)
 
     def role(self, prefix: str = "role", attributes: str = "") -> str:
         """Create a role that can log in and return its name, which is unique: roles belong to the server."""

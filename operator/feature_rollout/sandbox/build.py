@@ -71,7 +71,7 @@ def is_fresh(wanted: Target) -> bool:
 def build_control_plane(wanted: Target, env: Mapping[str, str] = os.environ, module: Path = MODULE) -> None:
     """Build the control plane, or wait for another process that does. SandboxError when it fails."""
     wanted.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(wanted.lock_file):
+    with locked(wanted.lock_file, TITLE):
         if is_fresh(wanted):
             return
         prefix = f".{wanted.folder.name}-"
@@ -123,12 +123,13 @@ def _move_into_place(built: Path, folder: Path, scratch: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path, title: str) -> Iterator[None]:
+    """Hold this lock, which says `title` while it waits for another process."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress = Progress(TITLE, f"waiting for another process that builds it ({path} is locked)")
+            progress = Progress(title, f"waiting for another process that builds it ({path} is locked)")
             fcntl.flock(file, fcntl.LOCK_EX)
             progress.done("the other process has ended")
         yield
