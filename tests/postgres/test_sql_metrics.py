@@ -173,11 +173,11 @@ ERRORS = [
     ),
     (RATIO, "SELECT 1 AS events", "column units is missing; a Ratio has events and units"),
     (GAUGE, "SELECT 1", "column value is missing; a Gauge has value and units"),
-    (RATIO, "SELECT 1 AS events, 1 AS units, 2 AS x", "column x is one too many; a Ratio has events and units"),
+    (RATIO, "SELECT 1 AS events, 1 AS units, 2 AS x", "column 3 is one too many; a Ratio has events and units"),
     (
         RATIO,
         "SELECT 1 AS events, 1 AS units, 2 AS units",
-        "column units is one too many; a Ratio has events and units",
+        "column 3 is one too many; a Ratio has events and units",
     ),
     (GAUGE, "SELECT 1/0 AS value", "SQLSTATE 22012: division by zero"),
     (GAUGE, "SELECT x AS value FROM nowhere", "SQLSTATE 42P01: a table in the query does not exist"),
@@ -311,12 +311,29 @@ async def test_two_queries_at_a_time_and_their_connections_are_used_again(databa
     role = database.role("reader")
     reader = SqlReader(database.uri(role))
     text = f"SELECT count(*) AS value FROM pg_stat_activity, pg_sleep(0.05) WHERE usename = '{role}'"
-    source = SqlMetricSource(reader, {"m": SqlQuery(GAUGE, text)})
-    looks = await asyncio.gather(*(source.look("m", WINDOW) for _ in range(8)))
+    sources = [SqlMetricSource(reader, {"m": SqlQuery(GAUGE, text)}, f"shop/{i}") for i in range(8)]
+    looks = await asyncio.gather(*(source.look("m", WINDOW) for source in sources))
     assert {look.error for look in looks} == {None}
     assert max(look.value or 0 for look in looks) == 2
     pids = database.query("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", role)
     assert pids == [{"count": 2}]
+    await reader.close()
+
+
+async def test_a_rollout_asks_one_query_at_a_time_and_delays_no_other(database: Database) -> None:
+    role = database.role("reader")
+    reader = SqlReader(database.uri(role), timeout_s=60)
+    slow = SqlMetricSource(reader, {"m": SqlQuery(GAUGE, "SELECT 1 AS value FROM pg_sleep(600)")}, "shop/slow")
+    tasks = [asyncio.create_task(slow.look("m", WINDOW)) for _ in range(10)]
+    running = "SELECT FROM pg_stat_activity WHERE usename = %s AND query LIKE 'FETCH%%' AND state = 'active'"
+    await wait_for_async(lambda: database.query(running, role))
+    quick = SqlMetricSource(reader, {"m": SqlQuery(GAUGE, "SELECT 1 AS value")}, "shop/quick")
+    assert [(await quick.look("m", WINDOW)).value for _ in range(3)] == [1, 1, 1]
+    assert len(database.query(running, role)) == 1
+    assert [task.done() for task in tasks] == [False] * 10
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     await reader.close()
 
 

@@ -35,11 +35,15 @@ class SqlCheck:
 
 
 class SqlChecks:
-    """The SQL checks of one rollout, by name."""
+    """The SQL checks of one rollout, by name.
 
-    def __init__(self, reader: SqlReader, checks: Mapping[str, SqlCheck]) -> None:
+    `rollout` says whose they are: queries of one rollout wait for each other.
+    """
+
+    def __init__(self, reader: SqlReader, checks: Mapping[str, SqlCheck], rollout: str = "") -> None:
         self._reader = reader
         self._checks = checks
+        self._rollout = rollout
 
     async def ask(self, name: str) -> tuple[bool | None, str]:
         """Whether the check passed, None when it could not be asked, and why; raises only when it is cancelled."""
@@ -47,7 +51,7 @@ class SqlChecks:
         if check is None:
             return None, "this rollout has no SQL check of that name"
         try:
-            columns = await self._reader.ask(check.text, None, _columns)
+            columns = await self._reader.ask(check.text, None, _columns, rollout=self._rollout)
             match check.expect:
                 case "Rows":
                     return await self._rows(check.text)
@@ -96,7 +100,7 @@ class SqlChecks:
         return False, f"{failed} of {count} rows are not PASS{_first(first)}"
 
     async def _fetch(self, statement: str) -> list[tuple[Any, ...]]:
-        return await self._reader.ask(statement, None, lambda cursor: cursor.fetchmany(2))
+        return await self._reader.ask(statement, None, lambda cursor: cursor.fetchmany(2), rollout=self._rollout)
 
 
 async def _columns(cursor: Cursor) -> list[str]:

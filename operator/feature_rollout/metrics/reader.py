@@ -3,8 +3,8 @@
 The SQL is written by a tenant. What keeps it from writing: it runs as a role with SELECT
 only, on a connection that starts read-only, in a read-only transaction, as the query of a
 cursor (which takes a SELECT and no data-modifying WITH), by the extended protocol (which
-takes one statement). What keeps it from hurting: time-outs, two queries at a time, and
-few rows fetched. What keeps it from leaving anything: the transaction is rolled back, and
+takes one statement). What keeps it from hurting: time-outs, two queries at a time,
+one of each rollout, and few rows fetched. What keeps it from leaving anything: the transaction is rolled back, and
 the session reset. Errors are told by SQLSTATE and in our words, since the server's text
 quotes data.
 """
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg import pq, sql
@@ -37,6 +38,8 @@ Read: TypeAlias = Callable[[Cursor], Awaitable[T]]
 
 QUERIES_AT_A_TIME: Final = 2
 TIMEOUT_S: Final = 10.0
+# How many time-outs a query waits for its turn: three in all stay within the usual interval of looks.
+_TIMEOUTS_OF_WAITING: Final = 2
 _RESET_TIMEOUT_S: Final = 2.0
 
 _SEARCH_PATH: Final = "pg_catalog,public,pg_temp"
@@ -96,34 +99,42 @@ class SqlReader:
         self._transaction_pooler = transaction_pooler
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(QUERIES_AT_A_TIME)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._idle: list[Connection] = []
         self._closed = False
 
-    async def ask(self, statement: str, params: Mapping[str, object] | None, read: Read[T]) -> T:
+    async def ask(self, statement: str, params: Mapping[str, object] | None, read: Read[T], *, rollout: str = "") -> T:
         """What `read` makes of the query's cursor; raises what it raises, psycopg.Error, Problem or TimeoutError.
 
-        The time-out is that of everything: waiting for a connection, connecting, the query.
+        The time-out is that of connecting and the query together. The wait for a turn before
+        has a bound of its own: a rollout asks one query at a time and queues behind each
+        other rollout once, so that slow queries of one make its own late and not others'.
         """
+        turn = self._turns.setdefault(rollout, asyncio.Lock())
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(_TIMEOUTS_OF_WAITING * self._timeout_s):
+                await stack.enter_async_context(turn)
+                await stack.enter_async_context(self._slots)
+            return await self._answered(statement.encode(), params, read)
+
+    async def _answered(self, statement: bytes, params: Mapping[str, object] | None, read: Read[T]) -> T:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        async with asyncio.timeout_at(deadline):
-            await self._slots.acquire()
-        try:
-            while True:
-                left_s = deadline - loop.time()
-                connection, is_new = await self._connection(left_s)
-                try:
-                    return await self._asked(connection, statement.encode(), params, read, deadline - loop.time())
-                except (psycopg.OperationalError, Problem):
-                    if loop.time() >= deadline:
-                        raise TimeoutError from None
-                    if is_new or not connection.broken:
-                        raise
-                    # An idle connection that had ended meanwhile says nothing of the query: another one is tried.
-                finally:
-                    await self._put_back(connection)
-        finally:
-            self._slots.release()
+        while True:
+            left_s = deadline - loop.time()
+            connection, is_new = await self._connection(left_s)
+            try:
+                begin = _BEGIN.format(statement_timeout_ms=sql.Literal(_milliseconds(left_s)))
+                answer = _answer(connection, begin, statement, params, read)
+                return await bounded(connection, answer, deadline - loop.time())
+            except (psycopg.OperationalError, Problem):
+                if loop.time() >= deadline:
+                    raise TimeoutError from None
+                if is_new or not connection.broken:
+                    raise
+                # An idle connection that had ended meanwhile says nothing of the query: another one is tried.
+            finally:
+                await self._put_back(connection)
 
     def explained(self, error: Exception) -> str:
         """Why `ask` raised this, in our words. No byte of the server's text is in it."""
@@ -170,17 +181,6 @@ class SqlReader:
             "search_path": _SEARCH_PATH,
         }
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
-
-    async def _asked(
-        self,
-        connection: Connection,
-        statement: bytes,
-        params: Mapping[str, object] | None,
-        read: Read[T],
-        left_s: float,
-    ) -> T:
-        begin = _BEGIN.format(statement_timeout_ms=sql.Literal(_milliseconds(left_s)))
-        return await bounded(connection, _answer(connection, begin, statement, params, read), left_s)
 
     async def _put_back(self, connection: Connection) -> None:
         clean = not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE

@@ -41,11 +41,15 @@ class SqlQuery:
 
 
 class SqlMetricSource:
-    """The SQL metrics of one rollout, by name. Implements `ports.MetricSource`."""
+    """The SQL metrics of one rollout, by name. Implements `ports.MetricSource`.
 
-    def __init__(self, reader: SqlReader, queries: Mapping[str, Query]) -> None:
+    `rollout` says whose they are: queries of one rollout wait for each other.
+    """
+
+    def __init__(self, reader: SqlReader, queries: Mapping[str, Query], rollout: str = "") -> None:
         self._reader = reader
         self._queries = queries
+        self._rollout = rollout
 
     async def look(self, metric: str, window: Window) -> Look:
         """One evaluation; never raises but when it is cancelled. No row, and NULLs, are a look without numbers."""
@@ -53,7 +57,8 @@ class SqlMetricSource:
         if query is None:
             return Look(metric, window, error="this rollout has no SQL metric of that name")
         try:
-            row = await self._reader.ask(query.text, _parameters(query, window), lambda c: _row(c, query.type))
+            params = _parameters(query, window)
+            row = await self._reader.ask(query.text, params, lambda c: _row(c, query.type), rollout=self._rollout)
             return _look(metric, window, query.type, row)
         except Exception as error:  # noqa: BLE001 - a metric must not end the loop that asks for it
             return Look(metric, window, error=self._reader.explained(error))
@@ -91,9 +96,10 @@ def _checked_columns(cursor: Cursor, type_: MetricType) -> list[str]:
     for name in required:
         if name not in names:
             raise UnusableAnswerError(f"column {name} is missing; a {type_} has {' and '.join(wanted)}")
-    extra = [name for i, name in enumerate(names) if name not in wanted or name in names[:i]]
-    if extra:
-        raise UnusableAnswerError(f"column {extra[0][:60]} is one too many; a {type_} has {' and '.join(wanted)}")
+    for i, name in enumerate(names):
+        if name not in wanted or name in names[:i]:
+            # By its place: a name that nobody asked for may be anything.
+            raise UnusableAnswerError(f"column {i + 1} is one too many; a {type_} has {' and '.join(wanted)}")
     for column in columns:
         known = cursor.connection.adapters.types.get(column.type_code)
         if known is None or known.name not in _NUMBERS:

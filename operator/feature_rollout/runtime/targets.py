@@ -60,7 +60,7 @@ class Targets:
         trouble = resolved if isinstance(resolved, Trouble) else None
         plan = None if isinstance(resolved, Trouble) else resolved.plan
         spec = rollout.get("spec") or {}
-        store, source, store_trouble = await self._store(key[0], spec, resolved)
+        store, source, store_trouble = await self._store(key, spec, resolved)
         return Target(
             rollout=rollout,
             key=f"{self._cluster}/{key[0]}/{key[1]}",
@@ -140,8 +140,9 @@ class Targets:
             return Trouble(reasons.INVALID_PLAN, str(error))
 
     async def _store(
-        self, namespace: str, spec: Mapping[str, Any], resolved: Resolved | Trouble
+        self, key: RolloutKey, spec: Mapping[str, Any], resolved: Resolved | Trouble
     ) -> tuple[Any, MetricSource | None, Trouble | None]:
+        namespace, rollout = key[0], "/".join(key)
         name = (spec.get("storeRef") or {}).get("name") or ""
         obj = self._inventory.get(STORES, namespace, name)
         if obj is None:
@@ -158,7 +159,7 @@ class Targets:
         if handle.reader is None:
             message = f"FlagStore {name} names no reader, and the plan has SQL metrics: add spec.postgres.reader"
             return handle.store, None, Trouble(reasons.READER_MISSING, message)
-        return handle.store, SqlMetricSource(handle.reader, resolved.queries), None
+        return handle.store, SqlMetricSource(handle.reader, resolved.queries, rollout), None
 
 
 def _generation(obj: Mapping[str, Any] | None) -> tuple[str, int] | None:
