@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from feature_rollout.sandbox.database import PostgresAccess
-from feature_rollout.store import migrations
+from feature_rollout.store import TableMapping, migrations, serving
 from postgres.world import FLAG_TABLE, GRANT, World
 from support.databases import Database
 
@@ -21,7 +21,7 @@ from support.databases import Database
 def database_template(postgres_server: PostgresAccess) -> str:
     def prepare(uri: str) -> None:
         with psycopg.connect(uri, autocommit=True) as connection:
-            connection.execute(migrations.script().encode())
+            connection.execute((migrations.script() + serving.serve_statement(TableMapping())).encode())
             connection.execute(FLAG_TABLE.encode())
 
     return postgres_server.ensure_template("flag_store", prepare)

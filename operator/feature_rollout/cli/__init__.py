@@ -16,6 +16,7 @@ VERBS = {
     "explain": "Say why a rollout is where it is, and what it waits for.",
     "lint": "Check manifests without a cluster.",
     "crds": "Print the CustomResourceDefinitions.",
+    "evaluate": "Say whether a user has a flag, and why.",
     "kill": "Disable flags in the database at once, without Kubernetes.",
     "doctor": "Check the database, its flag table and its roles, and say what to do.",
     "store": "Look after the bookkeeping in the database.",

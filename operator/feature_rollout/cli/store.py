@@ -33,33 +33,40 @@ def install(*, print_only: bool, database_uri_env: str | None, uri_file: str | N
     """Create the schema feature_rollout, or bring it up to date, as the owner role.
 
     Where that role owns the flag table, a trigger on it records changes by others and tells
-    the operator at once; elsewhere the operator sees them when it reads the rows.
+    the operator at once; elsewhere the operator sees them when it reads the rows. The function
+    feature_rollout.flag_enabled is made for the table: services ask it who has a flag.
 
     The connection string is by default that of FEATUREROLLOUT_OWNER_URI, else of
     FEATUREROLLOUT_DATABASE_URI. By hand: featurerollout store install --print | psql "$OWNER_URI"
 
     Exit codes: 0 installed, or nothing to do, 1 error.
     """
-    from feature_rollout.store import drift, migrations
+    from feature_rollout.store import drift, migrations, serving
 
     table = database.mapping(**names)
     if print_only:
-        click.echo(migrations.script() + drift.watch_statement(table))
+        click.echo(migrations.script() + drift.watch_statement(table) + serving.serve_statement(table))
         return
     server = _server(database.uri(database_uri_env, uri_file, OWNER_URI, database.DATABASE_URI), "owner")
 
-    async def question() -> tuple[bool, str]:
+    async def question() -> tuple[bool, str, str]:
         await migrations.install_as(server)
-        return await migrations.writer_role_is_usable(server), await drift.watch_as(server, table)
+        usable = await migrations.writer_role_is_usable(server)
+        return usable, await drift.watch_as(server, table), await serving.serve_as(server, table)
 
-    usable, watched = database.ask(question)
+    usable, watched, served = database.ask(question)
     click.echo(f"schema feature_rollout is at version {migrations.newest()}")
     click.echo(f"changes of {table} by others: {_WATCH_OUTCOMES[watched]}")
+    if served == serving.TAKEN:
+        click.echo(f"feature_rollout.flag_enabled: reads another table, and still does; {_CALL_HAS_FLAG.format(table)}")
+    else:
+        click.echo(f"feature_rollout.flag_enabled: reads {table}")
     if not usable:
         role = migrations.WRITER_ROLE
         exits.fail(f"no role {role}, and the owner may not create it: CREATE ROLE {role} NOLOGIN, then run this again")
 
 
+_CALL_HAS_FLAG = "for {} call feature_rollout.has_flag (docs/evaluation.md), or drop the function and run this again"
 # By what `drift.watch_as` answers.
 _WATCH_OUTCOMES = {
     "watched": "recorded by a trigger from now on",

@@ -15,6 +15,7 @@ from typing import Any
 
 FULL = Decimal(100)
 NONE = Decimal(0)
+BUCKETS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,15 @@ class FlagChange:
         return row
 
 
+def user_hash(salt: str, user: str) -> bytes:
+    """SHA-256 of `salt:user`. A lone surrogate, which is no character, is hashed as if it were one."""
+    return hashlib.sha256(f"{salt}:{user}".encode("utf-8", "surrogatepass")).digest()
+
+
 def bucket(salt: str, user: str) -> int:
     """0 to 9999: a user has a flag when this is below `percentage * 100`.
 
-    The first four bytes of SHA-256 of `salt:user` as a big-endian unsigned integer,
-    times 10000, shifted right by 32.
+    The first four bytes of `user_hash` as a big-endian unsigned integer, times 10000,
+    shifted right by 32.
     """
-    digest = hashlib.sha256(f"{salt}:{user}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") * 10_000 >> 32
+    return int.from_bytes(user_hash(salt, user)[:4], "big") * BUCKETS >> 32

@@ -17,7 +17,7 @@ import psycopg
 
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose, quoted
-from feature_rollout.store import inspection, migrations
+from feature_rollout.store import inspection, migrations, serving
 from feature_rollout.store.config import TableMapping
 
 _ROLE_TIMEOUT_S: Final = 20.0
@@ -65,6 +65,7 @@ class Roles:
 
 
 Checks = AsyncIterator[Finding]
+_UP_TO_DATE: Final = f"schema feature_rollout is at version {migrations.newest()}"
 
 
 def _ok(check: str, message: str) -> Finding:
@@ -183,7 +184,10 @@ class _Doctor:
             yield _problem("writer: primary", problem)
         else:
             yield _ok("writer: primary", "the server accepts writes")
-        yield await self._bookkeeping(connection, server.role)
+        bookkeeping = await self._bookkeeping(connection, server.role)
+        yield bookkeeping
+        if bookkeeping.message == _UP_TO_DATE:
+            yield await _evaluation(connection, self._table)
         try:
             await inspection.shape(connection, self._table, server.role)
         except Problem as problem:
@@ -220,7 +224,7 @@ class _Doctor:
         check = "writer: bookkeeping"
         problem = await migrations.check(connection, role)
         if problem is None:
-            return _ok(check, f"schema feature_rollout is at version {migrations.newest()}")
+            return _ok(check, _UP_TO_DATE)
         if problem.reason == migrations.BOOKKEEPING_MISSING and self._can_install:
             member = await _row(connection, "SELECT pg_has_role(%s, 'USAGE')", migrations.WRITER_ROLE)
             if not member[0]:
@@ -332,6 +336,21 @@ async def _too_much(connection: Connection, table: TableMapping, role: str) -> F
         return _ok(check, "no more than it needs")
     mended = f"REVOKE ALL ON {table} FROM {quoted(role)}, PUBLIC; {table.grant(role)}"
     return _warning(check, f"role {role} may do more than it needs on {table}, {', '.join(excess)}: {mended}")
+
+
+async def _evaluation(connection: Connection, table: TableMapping) -> Finding:
+    """Whether services can ask the database who has a flag of this table."""
+    check = "writer: evaluation"
+    reads = await serving.reads(connection, table)
+    if reads == "this":
+        return _ok(check, f"feature_rollout.flag_enabled reads {table}")
+    if reads == "another":
+        return _ok(
+            check, f"feature_rollout.flag_enabled reads another table; for {table} call feature_rollout.has_flag"
+        )
+    what = "is missing" if reads is None else f"reads other columns of {table}"
+    message = "run `featurerollout store install` as the owner, with the table and columns of the FlagStore"
+    return _warning(check, f"feature_rollout.flag_enabled {what}: {message}")
 
 
 async def _notify(connection: Connection) -> Finding:

@@ -80,6 +80,14 @@ async def fetch(connection: Connection, table: TableMapping, flags: Iterable[str
     return [Row(*row) for row in await cursor.fetchall()]
 
 
+async def fetch_all(connection: Connection, table: TableMapping) -> list[Row]:
+    """All rows of the table, in no order."""
+    query = sql.SQL("SELECT {name}::text, {enabled}, {percentage}::text, {groups}::text[] FROM {table}")
+    cursor = await connection.execute(query.format(**_identifiers(table)))
+    # A row without a name is nobody's flag.
+    return [Row(*row) for row in await cursor.fetchall() if row[0] is not None]
+
+
 def exposures(rows: Iterable[Row], table: TableMapping) -> dict[str, Exposure]:
     """What the rows mean, by flag; raises Problem for rows that nobody may raise."""
     found: dict[str, Exposure] = {}

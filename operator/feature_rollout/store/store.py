@@ -35,6 +35,7 @@ from feature_rollout.store import (
     migrations,
     outbox,
     ownership,
+    serving,
 )
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.connections import Connections
@@ -178,6 +179,8 @@ class PostgresFlagStore:
         problem = await self._writers.transaction(self._check_bookkeeping)
         if problem is not None and self._owner is not None and problem.reason != migrations.BOOKKEEPING_TOO_NEW:
             await migrations.install_as(self._owner)
+            with contextlib.suppress(Problem):  # a service that asks the database can wait, a rollout need not
+                await serving.serve_as(self._owner, self.config.table)
             problem = await self._writers.transaction(self._check_bookkeeping)
         if problem is not None:
             raise problem
