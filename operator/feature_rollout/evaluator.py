@@ -26,7 +26,7 @@ from psycopg import sql
 from feature_rollout.core.evaluation import FLAG_MISSING, ROWS_UNKNOWN, Evaluation, Reason, Rule, evaluate, rule
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Server, Subject, bounded, classify, connect, dispose, parse_uri, quoted
+from feature_rollout.postgres import Connection, Server, Subject, bounded, classify, connect, dispose, parse_uri
 from feature_rollout.store import flags
 from feature_rollout.store.config import TableMapping
 
@@ -65,9 +65,7 @@ class FlagClient:
         if not poll_s > 0:
             raise ValueError(f"poll_s is {poll_s}, a number of seconds above 0 is wanted")
         self._server: Server = parse_uri(uri, "service")
-        columns = ", ".join(quoted(column) for column in (table.name, *table.written_columns))
-        grant = f"GRANT SELECT ({columns}) ON {table} TO {quoted(self._server.role)}"
-        self._subject = Subject(self._server.role, str(table), grant)
+        self._subject: Subject = table.reading_subject(self._server.role)
         self._table = table
         self._channel = notify_channel
         self._poll_s = poll_s

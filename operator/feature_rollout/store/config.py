@@ -33,6 +33,11 @@ class TableMapping:
     def subject(self, role: str) -> Subject:
         return Subject(role, str(self), self.grant(role))
 
+    def reading_subject(self, role: str) -> Subject:
+        """For who only reads flags: services, and people who ask about them."""
+        columns = ", ".join(quoted(column) for column in (self.name, *self.written_columns))
+        return Subject(role, str(self), f"GRANT SELECT ({columns}) ON {self} TO {quoted(role)}")
+
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Any, Final
 
+import psycopg
 from psycopg import sql
 
 from feature_rollout.core.exposure import FULL, NONE, Exposure
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection
+from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose
 from feature_rollout.store.config import TableMapping
 
 FLAG_MISSING: Final = "FlagMissing"
@@ -22,6 +23,7 @@ PERCENTAGE_NOT_WHOLE: Final = "PercentageNotWhole"
 
 # A group that nobody is in: stands for groups that cannot be read, when exposure is lowered.
 _NOBODY: Final = ""
+_READ_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,17 @@ async def fetch(connection: Connection, table: TableMapping, flags: Iterable[str
     ).format(**_identifiers(table), lock=sql.SQL("FOR UPDATE" if lock else ""))
     cursor = await connection.execute(query, (sorted(flags),))
     return [Row(*row) for row in await cursor.fetchall()]
+
+
+async def read_as(server: Server, table: TableMapping, names: Iterable[str]) -> list[Row]:
+    """`fetch` on a connection of its own, with the rights to read alone; raises Problem."""
+    connection = await connect(server)
+    try:
+        return await bounded(connection, fetch(connection, table, names, lock=False), _READ_TIMEOUT_S)
+    except psycopg.Error as error:
+        raise classify(error, table.reading_subject(server.role)) from None
+    finally:
+        await dispose(connection)
 
 
 async def fetch_all(connection: Connection, table: TableMapping) -> list[Row]:
