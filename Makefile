@@ -6,15 +6,15 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test unit bench lock clean
+.PHONY: help setup toolchain demo check fmt generate test unit bench bench-store lock clean
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv with featurerollout and kubectl-featurerollout in it
 
 $(STAMP): requirements-dev.lock pyproject.toml
-	@echo "setup: creating $(VENV) from requirements-dev.lock"
+	@echo "setup: creating $(VENV) from requirements-dev.lock" >&2
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "setup: Python 3.11 to 3.13 is needed (PYTHON=...), this is " + sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
@@ -51,6 +51,9 @@ test: check toolchain ## Every check and every test
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py
+
+bench-store: setup ## What the flag store costs beside pgbench, and evaluations a second, as JSON
+	@$(BIN)/python tests/bench/store.py
 
 lock: setup ## Resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock

@@ -56,11 +56,11 @@ def install(*, print_only: bool, database_uri_env: str | None, uri_file: str | N
 
     usable, watched, served = database.ask(question)
     click.echo(f"schema feature_rollout is at version {migrations.newest()}")
-    click.echo(f"changes of {table} by others: {_WATCH_OUTCOMES[watched]}")
     if served == serving.TAKEN:
         click.echo(f"feature_rollout.flag_enabled: reads another table, and still does; {_CALL_HAS_FLAG.format(table)}")
     else:
         click.echo(f"feature_rollout.flag_enabled: reads {table}")
+    click.echo(f"changes of {table} by others: {_WATCH_OUTCOMES[watched]}")
     if not usable:
         role = migrations.WRITER_ROLE
         exits.fail(f"no role {role}, and the owner may not create it: CREATE ROLE {role} NOLOGIN, then run this again")
