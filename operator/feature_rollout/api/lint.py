@@ -21,7 +21,7 @@ from feature_rollout.api.manifests import Document
 from feature_rollout.api.metricprovider import MetricProvider
 from feature_rollout.api.metrictemplate import MetricTemplate, MetricTemplateSpec
 from feature_rollout.api.resolve import references, resolve
-from feature_rollout.api.resolve_metrics import unknown_placeholders
+from feature_rollout.api.resolve_metrics import not_allowed, placeholder_problems
 from feature_rollout.api.rollbackmatrix import Clause, RollbackMatrix, RollbackMatrixSpec, Row
 from feature_rollout.api.rolloutaction import RolloutAction
 from feature_rollout.core.evidence import RUN_LOOKS_MIN
@@ -132,16 +132,14 @@ def _missing(
 def _lint_template(
     manifests: _Manifests, template: MetricTemplateSpec, namespace: str, where: str, path: str
 ) -> Iterator[Finding]:
-    for name in unknown_placeholders(template):
-        text = f"{path}.sql.query: %({name})s is neither %(window_start)s nor %(window_end)s nor in args: declare it"
-        yield Finding(Level.ERROR, where, text)
+    for _, text in placeholder_problems(template):
+        yield Finding(Level.ERROR, where, f"{path}.{text}")
     if template.prometheus is None:
         return
     provider_name, provider_path = template.prometheus.provider_ref.name, f"{path}.prometheus.providerRef"
     provider = manifests.get(MetricProvider, "", provider_name)
     if provider is not None and not provider.spec.allows(namespace):
-        text = f"{provider_path}: the MetricProvider {provider_name} is not for namespace {namespace}: ask for it to be"
-        yield Finding(Level.ERROR, where, f"{text} added to allowedNamespaces")
+        yield Finding(Level.ERROR, where, f"{provider_path}: {not_allowed(provider_name, namespace)}")
     elif manifests.is_missing(MetricProvider, "", provider_name):
         # An administrator's file, which teams often do not have.
         text = f"{provider_path}: there is no MetricProvider {provider_name} in these files: is it in the cluster?"

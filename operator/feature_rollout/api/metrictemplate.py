@@ -39,7 +39,10 @@ class SqlSource(ApiModel):
 
 
 class PrometheusSource(ApiModel):
-    """Queries in PromQL, evaluated at the end of the window; {{window}} is the window's length."""
+    """Queries in PromQL, evaluated at the window's end; each gives one number: a scalar, or a vector of one series.
+
+    {{window}} is the window's length, {{name}} in a quoted string is an argument.
+    """
 
     provider_ref: Reference
     """The MetricProvider that is asked."""
@@ -49,6 +52,10 @@ class PrometheusSource(ApiModel):
     """How many chances there were in the window; a Gauge may have it too."""
     value: PromQl | None = None
     """Of a Gauge: its value."""
+    control_events: PromQl | None = None
+    """Of a Ratio: the bad things in the control arm, those who do not have the flags."""
+    control_units: PromQl | None = None
+    """How many chances there were in the control arm."""
 
 
 def _one_source(spec: MetricTemplateSpec) -> Found:
@@ -64,6 +71,14 @@ def _queries_fit_type(spec: MetricTemplateSpec) -> Found:
     has_value = spec.prometheus.value is not None
     is_ratio = spec.type is MetricType.RATIO
     fits = has_events and has_units and not has_value if is_ratio else has_value and not has_events
+    return None if fits else {"type": str(spec.type)}
+
+
+def _whole_control_arm(spec: MetricTemplateSpec) -> Found:
+    if spec.prometheus is None:
+        return None
+    given = (spec.prometheus.control_events is not None, spec.prometheus.control_units is not None)
+    fits = given in {(False, False), (True, True)} and (spec.type is MetricType.RATIO or not any(given))
     return None if fits else {"type": str(spec.type)}
 
 
@@ -98,6 +113,15 @@ class MetricTemplateSpec(ApiModel):
             : has(self.prometheus.value) && !has(self.prometheus.events))""",
             "the queries do not fit a {type}: a Ratio needs events and units, a Gauge needs value and may have units",
             _queries_fit_type,
+            type="self.type",
+        ),
+        Rule(
+            """!has(self.prometheus)
+            || (has(self.prometheus.controlEvents) == has(self.prometheus.controlUnits)
+            && (self.type == 'Ratio' || !has(self.prometheus.controlEvents)))""",
+            "the control arm of a {type} does not fit: a Ratio has both of controlEvents and controlUnits, or none; "
+            "a Gauge has none",
+            _whole_control_arm,
             type="self.type",
         ),
     )

@@ -6,6 +6,9 @@ from typing import Final
 
 MATRIX_NOT_FOUND: Final = "MatrixNotFound"
 TEMPLATE_NOT_FOUND: Final = "TemplateNotFound"
+PROVIDER_NOT_FOUND: Final = "ProviderNotFound"
+# A MetricProvider that this namespace may not ask.
+PROVIDER_NOT_ALLOWED: Final = "ProviderNotAllowed"
 # A clause or a gate names a metric that the rollout does not bind: a guard that would never fire.
 METRIC_UNBOUND: Final = "MetricUnbound"
 # A percentage on a Gauge, or a plain number on a Ratio.
@@ -24,3 +27,5 @@ TOO_MANY_FLAGS: Final = "TooManyFlags"
 # A template's argument without a value, or a value without an argument.
 ARGUMENT_MISSING: Final = "ArgumentMissing"
 ARGUMENT_UNKNOWN: Final = "ArgumentUnknown"
+# An argument in PromQL that is not in a quoted string.
+ARGUMENT_MISPLACED: Final = "ArgumentMisplaced"

@@ -15,12 +15,13 @@ from feature_rollout.api.canonical import canonical
 from feature_rollout.api.featurerollout import FeatureRollout, FeatureRolloutSpec
 from feature_rollout.api.flagstore import FlagStore
 from feature_rollout.api.invalid import InvalidPlan
+from feature_rollout.api.metricprovider import MetricProvider
 from feature_rollout.api.metrictemplate import MetricTemplate
-from feature_rollout.api.resolve_metrics import BoundMetric, SqlQuery
+from feature_rollout.api.resolve_metrics import BoundMetric, PrometheusQuery, SqlQuery
 from feature_rollout.api.rollbackmatrix import RollbackMatrix, RollbackMatrixSpec
 from feature_rollout.core.plan import Notice, OnBlind, Plan, digest
 
-__all__ = ["InvalidPlan", "References", "Resolved", "SqlQuery", "references", "resolve"]
+__all__ = ["InvalidPlan", "PrometheusQuery", "References", "Resolved", "SqlQuery", "references", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,11 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A rollout, resolved. `queries` has the SQL metrics only; the others' blockers are in the plan."""
+    """A rollout, resolved. `queries` are its SQL metrics, `prometheus` those of a Prometheus."""
 
     plan: Plan
     queries: Mapping[str, SqlQuery]
+    prometheus: Mapping[str, PrometheusQuery]
     store_name: str
     matrix_name: str | None
     template_names: tuple[str, ...]
@@ -62,16 +64,18 @@ def resolve(
     matrix: RollbackMatrix | None = None,
     templates: Mapping[str, MetricTemplate] | None = None,
     store: FlagStore | None = None,
+    providers: Mapping[str, MetricProvider] | None = None,
 ) -> Resolved:
     """The plan of a rollout. Raises InvalidPlan.
 
     `matrix` and `templates` are the objects of `references`, so far as they exist. The
     `store` only gives its table's names to the plan hash; without one the hash is
-    another than the operator's.
+    another than the operator's. So it is without `providers` (None), and then nobody
+    looks whether those that are named exist and may be asked.
     """
     spec, named = rollout.spec, references(rollout)
     guards, path = _matrix(rollout, matrix)
-    metrics = resolve_metrics.bind(rollout, templates or {})
+    metrics = resolve_metrics.bind(rollout, templates or {}, providers)
     stages = resolve_stages.stages(spec, metrics)
     flags = tuple(dict.fromkeys(name for stage in stages for name in stage.flags))
     plan = Plan(
@@ -90,8 +94,9 @@ def resolve(
         ),
         notices=tuple(_notices(spec, guards, path, metrics)),
     )
-    queries = {name: query for name, metric in metrics.items() if (query := metric.query()) is not None}
-    return Resolved(plan, queries, named.store, named.matrix, named.templates, spec.suspend, spec.hold_at)
+    queries = {name: query for name, metric in metrics.items() if (query := metric.sql_query()) is not None}
+    prometheus = {name: query for name, metric in metrics.items() if (query := metric.prometheus_query()) is not None}
+    return Resolved(plan, queries, prometheus, named.store, named.matrix, named.templates, spec.suspend, spec.hold_at)
 
 
 def _matrix(rollout: FeatureRollout, matrix: RollbackMatrix | None) -> tuple[RollbackMatrixSpec, str]:
@@ -114,8 +119,6 @@ def _notices(
 ) -> Iterator[Notice]:
     if spec.contacts is not None:
         yield Notice("spec.contacts", "for people only, nobody is notified")
-    for metric in metrics.values():
-        yield from metric.notices()
     if spec.preflight:
         yield Notice("spec.preflight", "the first stage does not start")
     yield from resolve_stages.notices(spec)

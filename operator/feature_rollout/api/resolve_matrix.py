@@ -128,7 +128,7 @@ def _clause(row: models.Row, clause: models.Clause, path: str, metrics: Mapping[
     _check_increase(row, clause, path)
     absolute = clause.above or clause.below
     if absolute is not None:
-        limit, blocker = check_limit(f"{path}.{_word(clause)}", absolute, metric), metric.blocker
+        limit, blocker = check_limit(f"{path}.{_word(clause)}", absolute, metric), None
     else:
         change = clause.increase or clause.decrease
         assert change is not None  # noqa: S101 - one word, by the model's rules

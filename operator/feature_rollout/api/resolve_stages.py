@@ -76,7 +76,6 @@ def _gate(gate: GateModel, path: str, metrics: Mapping[str, BoundMetric]) -> Gat
         at_most=check_limit(f"{path}.atMost", gate.at_most, metric) if gate.at_most else None,
         at_least=check_limit(f"{path}.atLeast", gate.at_least, metric) if gate.at_least else None,
         min_units=gate.min_units,
-        blocker=metric.blocker,
     )
 
 

@@ -39,6 +39,8 @@ REARMED = "Rearmed"
 REVERT_RESTORED = "RevertRestored"
 AS_PLANNED = "AsPlanned"
 STORE_USABLE = "StoreUsable"
+PROVIDER_USABLE = "ProviderUsable"
+PROVIDER_UNUSABLE = "ProviderUnusable"
 GUARDS_WATCHING = "GuardsWatching"
 ALL_FIELDS_IN_EFFECT = "AllFieldsInEffect"
 
@@ -80,6 +82,8 @@ DESCRIPTIONS: dict[str, str] = {
     REARMED: "Another plan cleared the latch of an earlier revert; a new attempt begins.",
     AS_PLANNED: "The rows are what the plan says they shall be now.",
     STORE_USABLE: "The database can be reached, and its flag table and bookkeeping are as they should be.",
+    PROVIDER_USABLE: "The metric back end answers queries.",
+    PROVIDER_UNUSABLE: "The metric back end does not answer a query; metrics that need it are blind.",
     GUARDS_WATCHING: "Every guard can be evaluated.",
     ALL_FIELDS_IN_EFFECT: "Every field of the plan has an effect in this version.",
     INVALID_PLAN: "The plan contradicts itself or what it refers to.",
@@ -91,6 +95,8 @@ DESCRIPTIONS: dict[str, str] = {
     # From here on: said by the API, the store and the shell, whose constants stand beside what says them.
     "MatrixNotFound": "`spec.matrixRef` names no RollbackMatrix of this namespace.",
     "TemplateNotFound": "A `templateRef` names no MetricTemplate of this namespace.",
+    "ProviderNotFound": "A `providerRef` names no MetricProvider of the cluster.",
+    "ProviderNotAllowed": "A MetricProvider does not allow the rollout's namespace.",
     "MetricUnbound": "A clause or a gate names a metric that the rollout does not bind: a guard that would never fire.",
     "LimitMismatch": "A limit does not fit its metric: a Ratio wants a percentage, a Gauge a plain number.",
     "GaugeTooSlow": "A Gauge is in a row whose deadline is too short to judge it.",
@@ -102,6 +108,7 @@ DESCRIPTIONS: dict[str, str] = {
     "TooManyFlags": "The plan names more flags than one rollout may have.",
     "ArgumentMissing": "A template's argument has no value.",
     "ArgumentUnknown": "A value is given for an argument that the template does not have.",
+    "ArgumentMisplaced": "An argument stands outside of a quoted string in PromQL.",
     "ConnectionInvalid": "A connection string cannot be used.",
     "AddressDenied": "The database's host is where the operator's settings forbid to connect to.",
     "TlsFailed": "The database server's certificate, or its TLS, is not what the connection string demands.",
