@@ -175,6 +175,13 @@ class MetricSource(Protocol):
     async def look(self, metric: str, window: Window) -> Look:
         """Never raises: what went wrong is in the look's `error`, without secrets."""
 
+    async def history(self, metric: str, windows: Sequence[Window]) -> Sequence[Look]:
+        """A look for each of these windows, which are long and long past, in the same order; never raises.
+
+        There may be hundreds. It takes its time, since looks of rollouts that are under way
+        go before it, and it may give up: the windows that it did not ask are errors.
+        """
+
 
 class RolloutObjects(Protocol):
     """What the reconciler reads from and writes to the API server about one rollout."""

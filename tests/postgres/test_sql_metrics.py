@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -112,6 +113,8 @@ async def test_the_documented_queries(metrics: Metrics) -> None:
     assert await metrics.ask(ADOPTION, flag="alpha") == Look("m", WINDOW, events=1, units=2)
 
 
+TREATED_NOBODY = {"events": 0, "units": 0, "control_events": 9, "control_units": 2700}
+
 LOOKS: list[tuple[MetricType, str, dict[str, float]]] = [
     (RATIO, "SELECT 3 AS events, 300::bigint AS units", {"events": 3, "units": 300}),
     (RATIO, "SELECT 2.5 AS events, 5::float8 AS units", {"events": 2.5, "units": 5}),
@@ -129,6 +132,17 @@ LOOKS: list[tuple[MetricType, str, dict[str, float]]] = [
     (RATIO, "SELECT sum(1) FILTER (WHERE false) AS events, count(*) AS units FROM victim WHERE false", {}),
     (RATIO, "SELECT NULL::int AS events, NULL::int AS units", {}),
     (RATIO, "SELECT 1 AS events, 1 AS units WHERE false", {}),
+    (
+        RATIO,
+        "SELECT 3 AS events, 300 AS units, 9 AS control_events, 2700 AS control_units",
+        {"events": 3, "units": 300, "control_events": 9, "control_units": 2700},
+    ),
+    (
+        RATIO,
+        "SELECT 3 AS events, 300 AS units, NULL::int AS control_events, 0 AS control_units",
+        {"events": 3, "units": 300, "control_events": 0, "control_units": 0},
+    ),
+    (RATIO, "SELECT NULL::int AS events, 0 AS units, 9 AS control_events, 2700 AS control_units", TREATED_NOBODY),
     (GAUGE, "SELECT NULL::numeric AS value, 5 AS units", {}),
     (GAUGE, "SELECT 1 AS value WHERE false", {}),
 ]
@@ -178,6 +192,26 @@ ERRORS = [
         RATIO,
         "SELECT 1 AS events, 1 AS units, 2 AS units",
         "column 3 is one too many; a Ratio has events and units",
+    ),
+    (
+        RATIO,
+        "SELECT 1 AS events, 1 AS units, 2 AS control_units",
+        "column control_events is missing; a control arm has control_events and control_units",
+    ),
+    (
+        RATIO,
+        "SELECT 1 AS events, 1 AS units, 5 AS control_events, 3 AS control_units",
+        "control_events (5) are more than control_units (3)",
+    ),
+    (
+        RATIO,
+        "SELECT 1 AS events, 1 AS units, NULL::int AS control_events, 3 AS control_units",
+        "column control_events is NULL and the other is not",
+    ),
+    (
+        GAUGE,
+        "SELECT 1 AS value, 1 AS control_events, 1 AS control_units",
+        "column control_events is one too many; a Gauge has value and units",
     ),
     (GAUGE, "SELECT 1/0 AS value", "SQLSTATE 22012: division by zero"),
     (GAUGE, "SELECT x AS value FROM nowhere", "SQLSTATE 42P01: a table in the query does not exist"),
@@ -373,3 +407,28 @@ async def test_a_cancelled_look_ends_at_once(metrics: Metrics) -> None:
         await task
     # By itself psycopg would wait five seconds for the server.
     assert time.monotonic() - started < 4
+
+
+async def test_a_history_is_a_look_for_each_window_in_order(metrics: Metrics) -> None:
+    windows = [Window(START + i * timedelta(seconds=10), START + (i + 1) * timedelta(seconds=10)) for i in range(5)]
+    source = SqlMetricSource(metrics.reader, {"m": SqlQuery(RATIO, ERROR_RATE)})
+    looks = await source.history("m", windows)
+    assert [look.window for look in looks] == windows
+    assert list(looks) == [await source.look("m", window) for window in windows]
+
+
+async def test_a_history_that_keeps_failing_is_given_up(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    fetch = metrics.reader.fetch
+
+    async def counted(*args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await fetch(*args)
+
+    monkeypatch.setattr(metrics.reader, "fetch", counted)
+    source = SqlMetricSource(metrics.reader, {"m": SqlQuery(GAUGE, "SELECT 1/0 AS value")})
+    looks = await source.history("m", [WINDOW] * 336)
+    assert asked == 3
+    assert {look.error for look in looks} == {"SQLSTATE 22012: division by zero"}
+    assert len(looks) == 336

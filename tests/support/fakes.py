@@ -271,12 +271,22 @@ class FakeSource:
     answer: Callable[[str, Window], Mapping[str, Any]] = lambda _metric, _window: {"events": 0.0, "units": 200.0}
     hanging: bool = False
     asked: list[tuple[str, Window]] = field(default_factory=list)
+    past: Callable[[str, Window], Mapping[str, Any]] = lambda _metric, _window: {}
+    hanging_history: bool = False
+    histories: list[tuple[str, int]] = field(default_factory=list)
 
     async def look(self, metric: str, window: Window) -> Look:
         self.asked.append((metric, window))
         if self.hanging:
             await asyncio.Event().wait()
         return Look(metric, window, **self.answer(metric, window))
+
+    async def history(self, metric: str, windows: Sequence[Window]) -> Sequence[Look]:
+        """The past before the rollout, by `past`; while `hanging` it says nothing either."""
+        self.histories.append((metric, len(windows)))
+        if self.hanging_history:
+            await asyncio.Event().wait()
+        return [Look(metric, window, **self.past(metric, window)) for window in windows]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -37,6 +37,9 @@ class Look:
 
     A Ratio has `events` of `units`, a Gauge has `value` and perhaps `units`. `error`
     says what went wrong; without an error and without numbers, the source had no data.
+    With arms, `events` and `units` are the treated users', and `control_events` of
+    `control_units` those of the users without the flags in the same window: both or none,
+    on a Ratio only.
     """
 
     metric: str
@@ -45,6 +48,8 @@ class Look:
     units: float | None = None
     value: float | None = None
     error: str | None = None
+    control_events: float | None = None
+    control_units: float | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -58,16 +63,25 @@ class Look:
             return self.events / self.units
         return self.value
 
+    @property
+    def control_number(self) -> float | None:
+        """The fraction of the control arm; None without units in it."""
+        if self.control_events is not None and self.control_units:
+            return self.control_events / self.control_units
+        return None
+
     def checked(self) -> Look:
         """This look, or an error in its place when its numbers are none that could be judged."""
-        numbers = [number for number in (self.events, self.units, self.value) if number is not None]
-        if not all(map(math.isfinite, numbers)):
+        counts = [self.events, self.units, self.control_events, self.control_units]
+        if not all(math.isfinite(number) for number in (*counts, self.value) if number is not None):
             what = "a number that is not finite"
-        elif min(self.events or 0, self.units or 0) < 0:
+        elif any(count < 0 for count in counts if count is not None):
             what = "a negative count"
+        elif (self.control_events is None) != (self.control_units is None):
+            what = "one of the control arm's two counts without the other"
         else:
             return self
-        return replace(self, events=None, units=None, value=None, error=f"the source gave {what}")
+        return Look(self.metric, self.window, error=f"the source gave {what}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,12 +92,24 @@ class Look:
             "units": self.units,
             "value": self.value,
             "error": self.error,
+            "controlEvents": self.control_events,
+            "controlUnits": self.control_units,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Look:
         window = Window(datetime.fromisoformat(data["start"]), datetime.fromisoformat(data["end"]))
-        return cls(data["metric"], window, data["events"], data["units"], data["value"], data["error"])
+        return cls(
+            data["metric"],
+            window,
+            data["events"],
+            data["units"],
+            data["value"],
+            data["error"],
+            # Not there in what an earlier version has stored.
+            data.get("controlEvents"),
+            data.get("controlUnits"),
+        )
 
 
 def next_window(metric: Metric, after: datetime) -> Window:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -13,8 +13,13 @@ from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import MetricType
 from feature_rollout.metrics.reader import Cursor, SqlReader, UnusableAnswerError
 
+# So many windows of a history may fail in a row before no other is asked for.
+_FAILURES_MAX: Final = 3
+
 _PLACEHOLDER: Final = re.compile(r"%\(([^)]*)\)[sbt]")
 _COLUMNS: Final = {MetricType.RATIO: ("events", "units"), MetricType.GAUGE: ("value", "units")}
+# The users without the flags, beside those with them: both or none.
+_CONTROL: Final = ("control_events", "control_units")
 _NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric"})
 
 
@@ -63,6 +68,20 @@ class SqlMetricSource:
         except Exception as error:  # noqa: BLE001 - a metric must not end the loop that asks for it
             return Look(metric, window, error=self._reader.explained(error))
 
+    async def history(self, metric: str, windows: Sequence[Window]) -> Sequence[Look]:
+        """One query after the other, so that a connection is left for the looks of rollouts that are under way.
+
+        After three failures in a row the database is left in peace: the rest fails as the last one did.
+        """
+        looks: list[Look] = []
+        for window in windows:
+            newest = looks[-_FAILURES_MAX:]
+            if len(newest) == _FAILURES_MAX and all(look.error is not None for look in newest):
+                looks.append(Look(metric, window, error=newest[-1].error))
+            else:
+                looks.append(await self.look(metric, window))
+        return looks
+
 
 def _parameters(query: Query, window: Window) -> dict[str, object] | None:
     """The query's parameters, or None for a query that names none: then a % in it is only a %."""
@@ -96,8 +115,12 @@ def _checked_columns(cursor: Cursor, type_: MetricType) -> list[str]:
     for name in required:
         if name not in names:
             raise UnusableAnswerError(f"column {name} is missing; a {type_} has {' and '.join(wanted)}")
+    arms = _CONTROL if type_ is MetricType.RATIO and any(name in names for name in _CONTROL) else ()
+    for name in arms:
+        if name not in names:
+            raise UnusableAnswerError(f"column {name} is missing; a control arm has {' and '.join(_CONTROL)}")
     for i, name in enumerate(names):
-        if name not in wanted or name in names[:i]:
+        if name not in (*wanted, *arms) or name in names[:i]:
             # By its place: a name that nobody asked for may be anything.
             raise UnusableAnswerError(f"column {i + 1} is one too many; a {type_} has {' and '.join(wanted)}")
     for column in columns:
@@ -118,15 +141,30 @@ def _look(metric: str, window: Window, type_: MetricType, row: Mapping[str, Any]
     if type_ is MetricType.GAUGE:
         value = numbers["value"]
         return Look(metric, window, value=value, units=units if value is not None else None)
-    events = numbers["events"]
-    if events is None and not units:
-        # Sums over nothing: NULL of NULL, or of 0.
+    counts = _arm(numbers, "events", "units")
+    if _CONTROL[0] not in numbers:
+        return Look(metric, window, *counts) if counts else Look(metric, window)
+    control = _arm(numbers, *_CONTROL)
+    if counts is None and control is None:
         return Look(metric, window)
+    # An arm that nobody is in yet is empty, and the other one is worth knowing.
+    events, units = counts or (0.0, 0.0)
+    control_events, control_units = control or (0.0, 0.0)
+    return Look(metric, window, events, units, control_events=control_events, control_units=control_units)
+
+
+def _arm(numbers: Mapping[str, float | None], events_name: str, units_name: str) -> tuple[float, float] | None:
+    """Events and units of one arm; None for sums over nothing: NULL of NULL, or of 0."""
+    events, units = numbers[events_name], numbers[units_name]
+    if events is None and not units:
+        return None
     if events is None or units is None:
-        raise UnusableAnswerError(f"column {'events' if events is None else 'units'} is NULL and the other is not")
+        raise UnusableAnswerError(
+            f"column {events_name if events is None else units_name} is NULL and the other is not"
+        )
     if events > units:
-        raise UnusableAnswerError(f"events ({events:g}) are more than units ({units:g})")
-    return Look(metric, window, events=events, units=units)
+        raise UnusableAnswerError(f"{events_name} ({events:g}) are more than {units_name} ({units:g})")
+    return events, units
 
 
 def _number(name: str, value: object) -> float | None:
