@@ -94,7 +94,7 @@ def resolve(
         ),
         notices=tuple(_notices(spec, guards, path, metrics)),
     )
-    queries = {name: query for name, metric in metrics.items() if (query := metric.sql_query()) is not None}
+    queries = {name: sql for name, metric in metrics.items() if (sql := metric.sql_query()) is not None}
     prometheus = {name: query for name, metric in metrics.items() if (query := metric.prometheus_query()) is not None}
     return Resolved(plan, queries, prometheus, named.store, named.matrix, named.templates, spec.suspend, spec.hold_at)
 

@@ -15,9 +15,8 @@ def unmet(gate: Gate, plan: Plan, progress: Progress) -> tuple[str, ...]:
     metric, measured = plan.metrics.get(gate.metric), progress.of(gate.metric)
     if metric is None:
         return (f"{gate.metric} is not bound",)
-    blocker = gate.blocker or metric.blocker
-    if blocker:
-        return (blocker,)
+    if metric.blocker:
+        return (metric.blocker,)
     ratio = metric.type is MetricType.RATIO
     units = measured.units if ratio else float(len(measured.values))
     if units < max(gate.min_units, 1):

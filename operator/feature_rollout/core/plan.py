@@ -148,7 +148,6 @@ class Gate:
     at_most: Limit | None = None
     at_least: Limit | None = None
     min_units: int = 1
-    blocker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

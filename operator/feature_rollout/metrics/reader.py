@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 import psycopg
 from psycopg import pq, sql
 
+from feature_rollout.metrics.hub import Shared
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import (
     ANYWHERE,
@@ -100,6 +101,8 @@ class SqlReader:
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(QUERIES_AT_A_TIME)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Rows by query and window, of all the rollouts on this FlagStore.
+        self.shared: Shared[dict[str, Any] | None] = Shared()
         self._idle: list[Connection] = []
         self._closed = False
 

@@ -62,8 +62,8 @@ class SqlMetricSource:
         if query is None:
             return Look(metric, window, error="this rollout has no SQL metric of that name")
         try:
-            params = _parameters(query, window)
-            row = await self._reader.ask(query.text, params, lambda c: _row(c, query.type), rollout=self._rollout)
+            question = (query.type, query.text, tuple(sorted(query.params.items())), window)
+            row = await self._reader.shared.ask(question, lambda: self._ask(query, _parameters(query, window)))
             return _look(metric, window, query.type, row)
         except Exception as error:  # noqa: BLE001 - a metric must not end the loop that asks for it
             return Look(metric, window, error=self._reader.explained(error))
@@ -81,6 +81,9 @@ class SqlMetricSource:
             else:
                 looks.append(await self.look(metric, window))
         return looks
+
+    async def _ask(self, query: Query, params: Mapping[str, object] | None) -> dict[str, Any] | None:
+        return await self._reader.ask(query.text, params, lambda c: _row(c, query.type), rollout=self._rollout)
 
 
 def _parameters(query: Query, window: Window) -> dict[str, object] | None:

@@ -27,12 +27,14 @@ RETRY_S = 2.0
 QUEUE_MAX = 10_000
 
 ACTION_NOT_IN_EFFECT = "This version does not carry RolloutActions out; this one was refused and will never be applied."
-PROVIDER_NOT_IN_EFFECT = "This version measures SQL metrics only; metrics of this provider cannot be looked at."
-STORE_READY = reasons.DESCRIPTIONS[reasons.STORE_USABLE]
+# What is said of an object that can be used.
+USABLE = {STORES: reasons.STORE_USABLE, PROVIDERS: reasons.PROVIDER_USABLE}
 
 
 class Answers:
-    """`consider()` for each object seen, `store_is()` for what was found out of a FlagStore; `run()` as a task."""
+    """`consider()` for each action seen, `store_is()` and `provider_is()` for what was found out of one, `forget()`
+    for what was deleted; `run()` as a task.
+    """
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -42,11 +44,16 @@ class Answers:
 
     def consider(self, plural: str, obj: Mapping[str, Any]) -> None:
         """Say of an object what this version does with it."""
-        trouble = Trouble(reasons.NOT_IN_EFFECT, ACTION_NOT_IN_EFFECT if plural == ACTIONS else PROVIDER_NOT_IN_EFFECT)
         if plural == ACTIONS:
-            self._say(plural, obj, trouble, {"phase": "Refused"})
-        elif plural == PROVIDERS:
-            self._say(plural, obj, trouble, {})
+            self._say(plural, obj, Trouble(reasons.NOT_IN_EFFECT, ACTION_NOT_IN_EFFECT), {"phase": "Refused"})
+
+    def provider_is(self, provider: Mapping[str, Any], trouble: Trouble | None) -> None:
+        """Say whether a MetricProvider can be used."""
+        self._say(PROVIDERS, provider, trouble, {})
+
+    def forget(self, obj: Mapping[str, Any]) -> None:
+        """The object is gone, and nothing will be said of it again."""
+        self._told.pop(str((obj.get("metadata") or {}).get("uid")), None)
 
     def store_is(self, store: Mapping[str, Any], trouble: Trouble | None) -> None:
         """Say whether a FlagStore can be used."""
@@ -76,13 +83,21 @@ class Answers:
         metadata = obj["metadata"]
         said = (int(metadata.get("generation", 0)), f"{trouble.reason} {trouble.message}" if trouble else "")
         before = obj.get("status") or {}
-        if self._told.get(metadata["uid"]) == said or _says(before, said[0], trouble):
+        usable = USABLE.get(plural, "")
+        why = (trouble.reason, trouble.message[:1024]) if trouble else (usable, reasons.DESCRIPTIONS[usable])
+        if self._told.get(metadata["uid"]) == said or _says(before, said[0], why):
             return
-        self._told[metadata["uid"]] = said
-        conditions = _conditions(before, said[0], trouble, unused)
+        self._remember(metadata["uid"], said)
+        conditions = _conditions(before, said[0], trouble, why, unused)
         status = {**more, "observedGeneration": said[0], "conditions": conditions}
         self._waiting[plural, key] = (obj, status)
         self._changed.set()
+
+    def _remember(self, uid: str, said: tuple[int, str]) -> None:
+        """Bounded, because a deletion may go unseen; what is forgotten is compared with the status itself."""
+        self._told[uid] = said
+        if len(self._told) > QUEUE_MAX:
+            del self._told[next(iter(self._told))]
 
     async def _write(self, plural: str, obj: Mapping[str, Any], status: dict[str, Any]) -> None:
         try:
@@ -98,9 +113,8 @@ class Answers:
 
 
 def _conditions(
-    before: Mapping[str, Any], generation: int, trouble: Trouble | None, unused: Notice | None
+    before: Mapping[str, Any], generation: int, trouble: Trouble | None, why: tuple[str, str], unused: Notice | None
 ) -> list[dict[str, Any]]:
-    why = (trouble.reason, trouble.message) if trouble else (reasons.STORE_USABLE, STORE_READY)
     rows = [
         ("Ready", "False" if trouble else "True", *why),
         ("Stalled", "True" if trouble and trouble.stalled else "False", *why),
@@ -114,10 +128,9 @@ def _conditions(
     return with_transition_times(conditions, before, datetime.now(UTC))
 
 
-def _says(status: Mapping[str, Any], generation: int, trouble: Trouble | None) -> bool:
+def _says(status: Mapping[str, Any], generation: int, why: tuple[str, str]) -> bool:
     """Whether the object's status says it already."""
     ready = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), None)
     if ready is None or status.get("observedGeneration") != generation:
         return False
-    wanted = (trouble.reason, trouble.message[:1024]) if trouble else (reasons.STORE_USABLE, STORE_READY)
-    return (ready.get("reason"), ready.get("message")) == wanted
+    return (ready.get("reason"), ready.get("message")) == why

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from feature_rollout.kube.resources import ROLLOUTS, STORES
+from feature_rollout.kube.resources import PROVIDERS, ROLLOUTS, STORES
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime.answers import Answers
 from feature_rollout.runtime.inventory import Inventory, RolloutKey
+from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.scheduler import Scheduler
 from feature_rollout.runtime.stores import Stores
 from feature_rollout.runtime.targets import Targets
@@ -61,6 +62,7 @@ class Engine:
         reconciler: Reconciler,
         answers: Answers,
         stores: Stores,
+        providers: Providers,
         telemetry: Telemetry,
     ) -> None:
         self._inventory = inventory
@@ -69,6 +71,7 @@ class Engine:
         self._reconciler = reconciler
         self._answers = answers
         self._stores = stores
+        self._providers = providers
         self._telemetry = telemetry
         self._uids: dict[RolloutKey, str] = {}
 
@@ -78,7 +81,11 @@ class Engine:
             self.wake(key)
         if plural == STORES:
             self._stores.wake()
-        elif plural != ROLLOUTS and event_type != "DELETED":
+        elif plural == PROVIDERS:
+            self._providers.wake()
+        if event_type == "DELETED":
+            self._answers.forget(obj)
+        elif plural != ROLLOUTS:
             self._answers.consider(plural, obj)
 
     def wake(self, key: RolloutKey) -> None:

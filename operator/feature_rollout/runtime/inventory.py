@@ -167,7 +167,7 @@ class Inventory:
             for reference in self._references[key]:
                 self._referrers[reference].add(key)
         elif plural == TEMPLATES:
-            self._template_providers[key] = frozenset(_providers(_dig(obj, "spec")))
+            self._template_providers[key] = frozenset(providers(_dig(obj, "spec")))
             for provider in self._template_providers[key]:
                 self._provider_templates[provider].add(key)
         elif plural == ACTIONS and (name := _name(obj, "spec", "rolloutRef", "name")) is not None:
@@ -209,11 +209,11 @@ def references(namespace: str, rollout: Mapping[str, Any]) -> Iterator[Reference
     for metric in metrics if isinstance(metrics, list) else ():
         if (name := _name(metric, "templateRef", "name")) is not None:
             yield (TEMPLATES, namespace, name)
-        for provider in _providers(_dig(metric, "template")):
+        for provider in providers(_dig(metric, "template")):
             yield (PROVIDERS, "", provider)
 
 
-def _providers(template_spec: object) -> Iterator[str]:
+def providers(template_spec: object) -> Iterator[str]:
     """The providers that a metric template names, inside the part for its type of back end."""
     if isinstance(template_spec, dict):
         for part in template_spec.values():

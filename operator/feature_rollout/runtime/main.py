@@ -28,6 +28,7 @@ from feature_rollout.runtime.engine import Counts, Engine, SystemClock
 from feature_rollout.runtime.http import Heartbeat, HttpServer
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey
 from feature_rollout.runtime.objects import BackgroundObjects
+from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.scheduler import Scheduler
 from feature_rollout.runtime.settings import Settings
 from feature_rollout.runtime.stores import Stores
@@ -128,6 +129,7 @@ class _Operator:
                 asyncio.create_task(parts.answers.run(), name="answers"),
                 asyncio.create_task(parts.engine.checkpoint_forever(), name="checkpoints"),
                 asyncio.create_task(stores, name="store checks"),
+                asyncio.create_task(parts.providers.check_forever(), name="provider checks"),
             ]
             await self._until_stopped([*tasks, reconciling])
             await _end(parts, reconciling)
@@ -136,7 +138,9 @@ class _Operator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await parts.watch.stop()
+            await parts.targets.close()
             await parts.stores.close()
+            await parts.providers.close()
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
         """Return when told to stop; raise when a part ends, which none ever should."""
@@ -193,6 +197,8 @@ class _Parts:
     objects: BackgroundObjects
     answers: Answers
     stores: Stores
+    providers: Providers
+    targets: Targets
     scheduler: Scheduler[RolloutKey]
     reconciler: Reconciler
     engine: Engine
@@ -220,7 +226,8 @@ def _compose(
     objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost)
     answers = Answers(api)
     stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets))
-    targets = Targets(cluster, inventory, stores, api)
+    providers = Providers(inventory, answers.provider_is)
+    targets = Targets(cluster, inventory, stores, providers, api, wake=scheduler.wake)
     reconciler = Reconciler(
         objects,
         SystemClock(),
@@ -235,6 +242,7 @@ def _compose(
         reconciler=reconciler,
         answers=answers,
         stores=stores,
+        providers=providers,
         telemetry=telemetry,
     )
     watch = Watch(
@@ -247,7 +255,9 @@ def _compose(
     sweeper = Sweeper(
         api, inventory, namespaces=settings.watch_namespaces, wake=engine.wake, restart_watch=watch.restart
     )
-    return _Parts(recorder, objects, answers, stores, scheduler, reconciler, engine, watch, sweeper, api)
+    return _Parts(
+        recorder, objects, answers, stores, providers, targets, scheduler, reconciler, engine, watch, sweeper, api
+    )
 
 
 async def _load(parts: _Parts) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from feature_rollout.api import reasons as api_reasons
@@ -11,6 +12,7 @@ from feature_rollout.api.base import InvalidObject
 from feature_rollout.api.featurerollout import FeatureRollout
 from feature_rollout.api.flagstore import FlagStore
 from feature_rollout.api.invalid import InvalidPlan
+from feature_rollout.api.metricprovider import MetricProvider
 from feature_rollout.api.metrictemplate import MetricTemplate
 from feature_rollout.api.resolve import Resolved, references, resolve
 from feature_rollout.api.rollbackmatrix import RollbackMatrix
@@ -19,29 +21,53 @@ from feature_rollout.core.decision import Trouble
 from feature_rollout.core.plan import OnDelete, OnDrift
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError
-from feature_rollout.kube.resources import MATRICES, ROLLOUTS, STORES, TEMPLATES
+from feature_rollout.kube.resources import MATRICES, PROVIDERS, ROLLOUTS, STORES, TEMPLATES
+from feature_rollout.metrics.hub import RoutedSource
+from feature_rollout.metrics.prometheus import PrometheusMetricSource
 from feature_rollout.metrics.sql import SqlMetricSource
 from feature_rollout.ports import MetricSource, Problem
 from feature_rollout.reconcile import Target
-from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey, version_of
-from feature_rollout.runtime.inventory import references as inventory_references
+from feature_rollout.runtime import inventory
+from feature_rollout.runtime.inventory import Inventory, ObjectKey, Reference, RolloutKey, version_of
+from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.stores import Stores
 
 NOT_FOUND = frozenset(
-    {reasons.STORE_NOT_FOUND, reasons.SECRET_NOT_FOUND, reasons.CONFIG_MAP_NOT_FOUND}
-    | {api_reasons.MATRIX_NOT_FOUND, api_reasons.TEMPLATE_NOT_FOUND}
+    {
+        reasons.STORE_NOT_FOUND,
+        reasons.SECRET_NOT_FOUND,
+        reasons.CONFIG_MAP_NOT_FOUND,
+        api_reasons.MATRIX_NOT_FOUND,
+        api_reasons.TEMPLATE_NOT_FOUND,
+        api_reasons.PROVIDER_NOT_FOUND,
+    }
 )
 GRACE_S = 3.0
+# The API server answers in milliseconds or it does not: guards shall not wait for the second.
+LOOK_UP_S = 0.5
 
 
 class Targets:
     """Follows references through the inventory; asks the API server for what is not there, and for Secrets.
 
-    A plan is resolved once per version of the objects that it is made of.
+    A plan is resolved once per version of the objects that it is made of. `wake(key)` is
+    called when what a rollout misses was found after all.
     """
 
-    def __init__(self, cluster: str, inventory: Inventory, stores: Stores, api: Api) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        inventory: Inventory,
+        stores: Stores,
+        providers: Providers,
+        api: Api,
+        *,
+        wake: Callable[[RolloutKey], None],
+    ) -> None:
         self._api = api
+        self._providers = providers
+        self._wake = wake
+        self._looking_up: dict[Reference, asyncio.Task[None]] = {}
         self._cluster = cluster
         self._inventory = inventory
         self._stores = stores
@@ -55,7 +81,7 @@ class Targets:
             self._resolved.pop(key, None)
             self._missing_since_s.pop(key, None)
             return None
-        await self._look_up_missing(key[0], rollout)
+        await self._look_up_missing(self._references(key[0], rollout))
         resolved = self._resolve(key, rollout)
         trouble = resolved if isinstance(resolved, Trouble) else None
         plan = None if isinstance(resolved, Trouble) else resolved.plan
@@ -94,26 +120,47 @@ class Targets:
             return trouble
         return Trouble(reasons.PENDING, trouble.message, stalled=False)
 
-    async def _look_up_missing(self, namespace: str, rollout: Mapping[str, Any]) -> None:
-        """Each kind has a watch of its own, and they race: only the API server can say that something is missing."""
-        for plural, where, name in inventory_references(namespace, rollout):
-            if self._inventory.get(plural, where, name) is not None:
-                continue
-            try:
-                obj = await self._api.get(plural, where or None, name)
-            except ApiError:
-                return
+    def _references(self, namespace: str, rollout: Mapping[str, Any]) -> list[Reference]:
+        """All that the rollout names, and the providers that its templates name."""
+        named = list(dict.fromkeys(inventory.references(namespace, rollout)))
+        templates = [self._inventory.get(*reference) for reference in named if reference[0] == TEMPLATES]
+        through = [name for template in templates for name in inventory.providers((template or {}).get("spec"))]
+        return list(dict.fromkeys([*named, *((PROVIDERS, "", name) for name in through)]))
+
+    async def _look_up_missing(self, named: list[Reference]) -> None:
+        """Each kind has a watch of its own, and they race: only the API server can say that something is missing.
+
+        What it does not say at once is waited for in the background.
+        """
+        missing = [reference for reference in named if self._inventory.get(*reference) is None]
+        new = [reference for reference in missing if reference not in self._looking_up]
+        for reference in new:
+            self._looking_up[reference] = asyncio.create_task(self._look_up(reference))
+        if new:
+            await asyncio.wait([self._looking_up[reference] for reference in new], timeout=LOOK_UP_S)
+
+    async def _look_up(self, reference: Reference) -> None:
+        plural, where, name = reference
+        try:
+            obj = await self._api.get(plural, where or None, name)
             if obj is not None:
-                self._inventory.adopt(plural, obj, asyncio.get_running_loop().time())
+                for key in self._inventory.adopt(plural, obj, asyncio.get_running_loop().time()):
+                    self._wake(key)
+        except ApiError:
+            # The next reconcile asks again.
+            return
+        finally:
+            self._looking_up.pop(reference, None)
+
+    async def close(self) -> None:
+        """Give up what is still being looked up."""
+        for task in list(self._looking_up.values()):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     def _resolve(self, key: RolloutKey, rollout: Mapping[str, Any]) -> Resolved | Trouble:
-        spec = rollout.get("spec") or {}
-        names = [
-            (STORES, (spec.get("storeRef") or {}).get("name")),
-            (MATRICES, (spec.get("matrixRef") or {}).get("name")),
-        ]
-        names += [(TEMPLATES, (metric.get("templateRef") or {}).get("name")) for metric in spec.get("metrics") or []]
-        objects = [self._inventory.get(plural, key[0], name) if name else None for plural, name in names]
+        objects = [self._inventory.get(*reference) for reference in self._references(key[0], rollout)]
         # A status write changes an object's version, but not its generation.
         made_of = tuple(_generation(obj) for obj in (rollout, *objects))
         known = self._resolved.get(key)
@@ -128,11 +175,17 @@ class Targets:
             matrix = self._inventory.get(MATRICES, namespace, named.matrix) if named.matrix else None
             found = {name: self._inventory.get(TEMPLATES, namespace, name) for name in named.templates}
             store = self._inventory.get(STORES, namespace, named.store)
+            providers = [
+                obj
+                for kind, *key in self._references(namespace, rollout)
+                if kind == PROVIDERS and (obj := self._inventory.get(kind, *key)) is not None
+            ]
             return resolve(
                 parsed,
                 matrix=RollbackMatrix.parse(matrix) if matrix is not None else None,
                 templates={name: MetricTemplate.parse(obj) for name, obj in found.items() if obj is not None},
                 store=FlagStore.parse(store) if store is not None else None,
+                providers={obj["metadata"]["name"]: MetricProvider.parse(obj) for obj in providers},
             )
         except InvalidPlan as error:
             return Trouble(error.reason, error.message)
@@ -154,12 +207,20 @@ class Targets:
             handle = await self._stores.get(obj)
         except Problem as problem:
             return None, None, Trouble(problem.reason, problem.message, problem.stalled)
-        if isinstance(resolved, Trouble) or not resolved.queries:
+        if isinstance(resolved, Trouble):
             return handle.store, None, None
-        if handle.reader is None:
-            message = f"FlagStore {name} names no reader, and the plan has SQL metrics: add spec.postgres.reader"
-            return handle.store, None, Trouble(reasons.READER_MISSING, message)
-        return handle.store, SqlMetricSource(handle.reader, resolved.queries, rollout), None
+        routes: dict[str, MetricSource] = {}
+        if resolved.prometheus:
+            prometheus = PrometheusMetricSource(
+                lambda name: self._providers.client(name, namespace), resolved.prometheus
+            )
+            routes |= dict.fromkeys(resolved.prometheus, prometheus)
+        if resolved.queries:
+            if handle.reader is None:
+                message = f"FlagStore {name} names no reader, and the plan has SQL metrics: add spec.postgres.reader"
+                return handle.store, None, Trouble(reasons.READER_MISSING, message)
+            routes |= dict.fromkeys(resolved.queries, SqlMetricSource(handle.reader, resolved.queries, rollout))
+        return handle.store, RoutedSource(routes) if routes else None, None
 
 
 def _generation(obj: Mapping[str, Any] | None) -> tuple[str, int] | None:

@@ -485,6 +485,22 @@ OTHERS = [
         kind="MetricTemplate",
     ),
     Case(
+        "half a control arm",
+        both(drop("sql"), put("prometheus", {"providerRef": REF, "events": "a", "units": "b", "controlEvents": "c"})),
+        "the control arm of a Ratio does not fit: a Ratio has both of controlEvents and controlUnits, or none",
+        kind="MetricTemplate",
+    ),
+    Case(
+        "a Gauge with a control arm",
+        both(
+            put("type", "Gauge"),
+            drop("sql"),
+            put("prometheus", {"providerRef": REF, "value": "a", "controlEvents": "c", "controlUnits": "d"}),
+        ),
+        "the control arm of a Gauge does not fit",
+        kind="MetricTemplate",
+    ),
+    Case(
         "an argument that is no identifier",
         put("args", [{"name": "my flag"}]),
         '"my flag" is not an identifier: use letters, digits and _, such as feature_flags',

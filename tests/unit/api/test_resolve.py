@@ -21,8 +21,9 @@ from feature_rollout.api import reasons
 from feature_rollout.api.base import Resource
 from feature_rollout.api.featurerollout import FeatureRollout
 from feature_rollout.api.kinds import is_ours, parse
+from feature_rollout.api.metricprovider import MetricProvider
 from feature_rollout.api.metrictemplate import MetricTemplate
-from feature_rollout.api.resolve import InvalidPlan, References, Resolved, references, resolve
+from feature_rollout.api.resolve import InvalidPlan, PrometheusQuery, References, Resolved, references, resolve
 from feature_rollout.api.rollbackmatrix import RollbackMatrix
 from feature_rollout.core.calendar import DailyWindow, Freeze
 from feature_rollout.core.exposure import FlagChange
@@ -149,20 +150,11 @@ class TestTheGuide:
         assert [len(stage.blockers) for stage in stages] == [2, 1, 0, 0, 0, 0, 0, 0, 1, 1]
         assert stages[0].blockers[0].startswith("spec.stages[0].migrations is not in effect yet")
         assert len(guide.plan.preflight_blockers) == 3
-        assert guide.plan.metrics["cache-hit-rate"].blocker
-        assert [bool(clause.blocker) for row in guide.plan.rows for clause in row.clauses] == [
-            False,
-            False,
-            False,
-            True,
-            True,
-            True,
-        ]
+        assert not any(metric.blocker for metric in guide.plan.metrics.values())
+        blocked = [bool(clause.blocker) for row in guide.plan.rows for clause in row.clauses]
+        assert blocked == [False, False, False, False, False, True]
         assert [notice.path for notice in guide.plan.notices] == [
             "spec.contacts",
-            "MetricTemplate/p95-latency spec.prometheus",
-            "MetricTemplate/websocket-drop-rate spec.prometheus",
-            "MetricTemplate/cache-hit-rate spec.prometheus",
             "spec.preflight",
             "spec.stages[0].migrations",
             "spec.stages[0].checks",
@@ -458,14 +450,66 @@ def test_what_only_informs_blocks_nothing(change: Change, path: str) -> None:
     assert not any(stage.blockers for stage in resolved.stages)
 
 
-def test_everything_on_a_prometheus_metric_is_blocked() -> None:
-    resolved = resolve(changed(put("metrics.0.template", {"type": "Ratio", "prometheus": PROMETHEUS})))
-    blocker = resolved.plan.metrics["errors"].blocker
-    assert blocker is not None
-    assert blocker.startswith("errors cannot be measured")
-    assert row(resolved.plan, Severity.HIGH).clauses[0].blocker == blocker
-    assert resolved.plan.stages[0].gates[0].blocker == blocker
-    assert set(resolved.queries) == {"latency"}
+def on_prometheus(*changes: Change) -> FeatureRollout:
+    return changed(put("metrics.0.template", {"type": "Ratio", "prometheus": PROMETHEUS}), *changes)
+
+
+def provider(*namespaces: str, address: str = "http://metrics:9090") -> dict[str, MetricProvider]:
+    obj = manifest("MetricProvider")
+    obj["spec"] = {"prometheus": {"address": address}, "allowedNamespaces": list(namespaces)}
+    return {"p": MetricProvider.parse(obj)}
+
+
+class TestPrometheus:
+    def test_nothing_on_it_is_blocked(self) -> None:
+        resolved = resolve(on_prometheus(), providers=provider("*"))
+        assert resolved.plan.metrics["errors"].blocker is None
+        assert row(resolved.plan, Severity.HIGH).clauses[0].blocker is None
+        assert set(resolved.queries) == {"latency"}
+        assert resolved.prometheus == {"errors": PrometheusQuery("p", MetricType.RATIO, events="a", units="b")}
+        assert resolved.plan.notices == ()
+
+    def test_arguments_are_escaped_label_values(self) -> None:
+        source = {
+            **PROMETHEUS,
+            "events": 'sum(e{flag="{{flag}}"}[{{window}}])',
+            "controlEvents": "c",
+            "controlUnits": "d",
+        }
+        template = {"type": "Ratio", "args": [{"name": "flag"}], "prometheus": source}
+        bound = changed(put("metrics.0.template", template), put("metrics.0.args", {"flag": 'a"} or b{c="'}))
+        query = resolve(bound).prometheus["errors"]
+        assert query.events == 'sum(e{flag="a\\"} or b{c=\\""}[{{window}}])'
+        assert (query.control_events, query.control_units) == ("c", "d")
+
+    @pytest.mark.parametrize(
+        ("providers", "reason", "words"),
+        [
+            ({}, reasons.PROVIDER_NOT_FOUND, "there is no MetricProvider p: create it or correct the name"),
+            (provider(), reasons.PROVIDER_NOT_ALLOWED, "the MetricProvider p is not for namespace"),
+            (provider("other"), reasons.PROVIDER_NOT_ALLOWED, "ask for it to be added to allowedNamespaces"),
+        ],
+        ids=["missing", "for nobody", "for others"],
+    )
+    def test_a_provider_that_cannot_be_asked(
+        self, providers: dict[str, MetricProvider], reason: str, words: str
+    ) -> None:
+        with pytest.raises(InvalidPlan) as raised:
+            resolve(on_prometheus(), providers=providers)
+        assert raised.value.reason == reason
+        assert raised.value.message.startswith("spec.metrics[0].template.prometheus.providerRef: ")
+        assert words in raised.value.message
+        assert "metrics:9090" not in raised.value.message
+
+    def test_another_address_resets_the_evidence_that_it_touches_and_no_other(self) -> None:
+        before = resolve(on_prometheus(), providers=provider("*")).plan
+        widened = resolve(on_prometheus(), providers=provider("*", "default")).plan
+        moved = resolve(on_prometheus(), providers=provider("*", address="http://other:9090")).plan
+        keys = [[clause.key for row in plan.rows for clause in row.clauses] for plan in (before, widened, moved)]
+        assert keys[0] == keys[1]
+        assert [a == b for a, b in zip(keys[0], keys[2], strict=True)] == [False, True]
+        assert (before.plan_hash, before.spec_hash) == (widened.plan_hash, moved.spec_hash)
+        assert before.plan_hash != moved.plan_hash
 
 
 @pytest.mark.parametrize(

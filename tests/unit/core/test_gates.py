@@ -40,7 +40,6 @@ LATENCY = Gate("latency", at_most=Limit(2.0, "2s"), min_units=3)
         ),
         pytest.param(LATENCY, [{"value": 1.0}] * 2, ("latency needs 3 looks",), id="too few looks of a gauge"),
         pytest.param(LATENCY, [{"value": float("nan")}] * 4, ("latency needs 3 looks",), id="NaN is never a pass"),
-        pytest.param(Gate("errors", blocker="not in effect"), [], ("not in effect",), id="a gate that cannot be read"),
         pytest.param(Gate("unbound"), [], ("unbound is not bound",), id="a metric that the plan does not have"),
     ],
 )
