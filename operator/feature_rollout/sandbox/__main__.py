@@ -4,6 +4,7 @@ import sys
 
 from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.errors import SandboxError
+from feature_rollout.sandbox.prometheus import prometheus_binaries
 
 
 def main() -> int:
@@ -11,6 +12,7 @@ def main() -> int:
         binaries = toolchain.control_plane_binaries(controller_manager=True)
         newest = toolchain.newest_postgres()
         kubectl = toolchain.kubectl()
+        prometheus = prometheus_binaries()
     except SandboxError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -19,6 +21,7 @@ def main() -> int:
     sys.stdout.write(f"control plane: {binaries.source}\n")
     sys.stdout.write(f"PostgreSQL:    {newest.major} in {newest.bin_dir}{also}\n")
     sys.stdout.write(f"kubectl:       {kubectl}\n")
+    sys.stdout.write(f"Prometheus:    {prometheus.source}\n")
     return 0
 
 

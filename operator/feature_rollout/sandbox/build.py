@@ -124,12 +124,12 @@ def _move_into_place(built: Path, folder: Path, scratch: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, title: str) -> Iterator[None]:
-    """Hold this lock, which says `title` while it waits for another process."""
+    """Be the only process that makes what the lock file stands for; wait for one that does, and say so."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress = Progress(title, f"waiting for another process that builds it ({path} is locked)")
+            progress = Progress(title, f"waiting for another process that makes it ({path} is locked)")
             fcntl.flock(file, fcntl.LOCK_EX)
             progress.done("the other process has ended")
         yield
