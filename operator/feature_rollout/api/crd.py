@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions, made from the models."""
+"""The CustomResourceDefinitions, made from the models, and the files in which they are installed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from feature_rollout.api import policies
 from feature_rollout.api.base import GROUP, VERSION, Resource
 from feature_rollout.api.kinds import KINDS
 from feature_rollout.api.schema import structural
@@ -120,9 +121,16 @@ def crd(kind: str) -> dict[str, Any]:
     }
 
 
+# For clusters that do not have this kind of policy, it is left out.
+STAMP_FILE = f"{GROUP}_policy-requested-by.yaml"
+
+
 def files() -> dict[str, str]:
-    """Every CustomResourceDefinition as YAML, by the name of its file; the same bytes each time."""
-    return {f"{GROUP}_{KINDS[kind].plural}.yaml": HEADER + _yaml(crd(kind)) for kind in KINDS}
+    """Every CustomResourceDefinition and policy as YAML, by the name of its file; the same bytes each time."""
+    documents = {f"{GROUP}_{KINDS[kind].plural}.yaml": [crd(kind)] for kind in KINDS}
+    documents[f"{GROUP}_policy-may-request.yaml"] = policies.check()
+    documents[STAMP_FILE] = policies.stamp()
+    return {name: HEADER + "---\n".join(map(_yaml, parts)) for name, parts in documents.items()}
 
 
 def _schema(model: type[Resource]) -> dict[str, Any]:

@@ -76,8 +76,9 @@ class RolloutActionSpec(ApiModel):
     """Of RollBack: Off (the default), PreviousStage or Baseline."""
     reason: Prose | None = None
     """Why, for the audit."""
-    requested_by: Annotated[str, Field(max_length=253)] | None = None
-    """Who asks. Written by the API server, not by the person."""
+    requested_by: Annotated[str, Field(max_length=512)] | None = None
+    """Who asks. Written by the API server, not by the person; a service account's name begins with
+    system:serviceaccount: there."""
 
     rules: ClassVar = (
         Rule(

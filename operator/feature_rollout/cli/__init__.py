@@ -17,6 +17,7 @@ VERBS = {
     "lint": "Check manifests without a cluster.",
     "crds": "Print the CustomResourceDefinitions.",
     "evaluate": "Say whether a user has a flag, and why.",
+    "crds": "Print the CustomResourceDefinitions and admission policies.",
     "kill": "Disable flags in the database at once, without Kubernetes.",
     "doctor": "Check the database, its flag table and its roles, and say what to do.",
     "store": "Look after the bookkeeping in the database.",

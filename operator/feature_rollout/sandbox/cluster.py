@@ -96,10 +96,10 @@ class Cluster:
         return done
 
     def install_crds(self, path: Path) -> None:
-        """Apply the CustomResourceDefinitions of a file or folder, and wait until the API server serves them."""
+        """Apply a file or folder of CustomResourceDefinitions and policies; wait until the API server serves them."""
         # The first list of a new CRD can answer 429 "storage is (re)initializing" until it is Established.
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", path)
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", path)
+        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
 
     def _token(self, user: str) -> str:
         try:

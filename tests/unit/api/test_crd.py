@@ -8,11 +8,19 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from feature_rollout.api import policies
 from feature_rollout.api.crd import SELECTABLE, crd, files
 from feature_rollout.api.kinds import KINDS
+from feature_rollout.api.rolloutaction import RolloutActionType
 from feature_rollout.cli.crds import command
 
 CRDS = Path(__file__).parents[3] / "crds"
+POLICIES = [
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+]
 FORBIDDEN = {"$ref", "multipleOf", "anyOf", "oneOf", "allOf", "const", "pattern", "uniqueItems", "title", "nullable"}
 
 
@@ -69,8 +77,20 @@ def test_at_most_eight_fields_are_selectable() -> None:
 
 
 def test_the_command_prints_all_of_them() -> None:
-    printed = CliRunner().invoke(command, []).output
-    assert [item["spec"]["names"]["kind"] for item in yaml.safe_load_all(printed)] == list(KINDS)
+    printed = list(yaml.safe_load_all(CliRunner().invoke(command, []).output))
+    definitions = [item for item in printed if item["kind"] == "CustomResourceDefinition"]
+    assert [item["spec"]["names"]["kind"] for item in definitions] == list(KINDS)
+    # After the definitions, because the policies are about what they define.
+    assert [item["kind"] for item in printed[len(definitions) :]] == POLICIES
+
+
+def test_the_policy_that_old_clusters_do_not_know_can_be_left_out() -> None:
+    printed = yaml.safe_load_all(CliRunner().invoke(command, ["--without-mutating-policy"]).output)
+    assert [item["kind"] for item in printed][len(KINDS) :] == POLICIES[:2]
+
+
+def test_every_type_of_action_needs_a_verb() -> None:
+    assert set(policies.VERBS) == set(RolloutActionType)
 
 
 def test_the_command_writes_and_checks(tmp_path: Path) -> None:
