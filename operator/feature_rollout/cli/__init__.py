@@ -1,4 +1,4 @@
-"""`featurerollout`, also installed as the kubectl plugin `kubectl featurerollout`: a module a verb."""
+"""`featurerollout`, also installed as the kubectl plugin `kubectl featurerollout`: a module a verb or a family."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ VERBS = {
     "demo": "Show a rollout and its revert on a real control plane and database.",
     "status": "Show rollouts and where they are.",
     "explain": "Say why a rollout is where it is, and what it waits for.",
+    "approve": "Let a stage begin that waits for approval.",
+    "confirm": "Say that a check which people must confirm is so.",
+    "promote": "End the current bake and its gates.",
+    "pause": "Stop raising; guards go on.",
+    "resume": "Go on after a pause, a hold, or a change by hand.",
+    "rollback": "Take exposure back now, and keep it back.",
+    "retry": "Begin again after a revert.",
+    "adopt": "Take over what an earlier rollout of the same name has left.",
     "lint": "Check manifests without a cluster.",
     "crds": "Print the CustomResourceDefinitions.",
     "evaluate": "Say whether a user has a flag, and why.",
@@ -24,6 +32,8 @@ VERBS = {
     "bucket": "Print the bucket of a user.",
     "version": "Print the version.",
 }
+# Verbs that differ in little share a module, which has them by name in `commands`.
+SHARED = dict.fromkeys(("approve", "confirm", "promote", "pause", "resume", "rollback", "retry", "adopt"), "act")
 
 
 class Verbs(click.Group):
@@ -35,8 +45,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - the base's
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"feature_rollout.cli.{cmd_name}")
-        command: click.Command = module.command
+        module = importlib.import_module(f"feature_rollout.cli.{SHARED.get(cmd_name, cmd_name)}")
+        command: click.Command = module.commands[cmd_name] if cmd_name in SHARED else module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - the base's

@@ -11,8 +11,8 @@ import click
 from feature_rollout.cli import exits
 from feature_rollout.cli.exits import fail
 from feature_rollout.kube.client import Api
-from feature_rollout.kube.connection import Connection
-from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
+from feature_rollout.kube.connection import Connection, NoConnection
+from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied, Refused
 from feature_rollout.kube.resources import ROLLOUTS
 
 T = TypeVar("T")
@@ -41,8 +41,12 @@ def ask(kubeconfig: str | None, context: str | None, question: Callable[[Api], A
         return asyncio.run(run())
     except Gone:
         fail("the API server has no FeatureRollouts: install the CRDs (featurerollout crds | kubectl apply -f -)")
+    except NoConnection as error:
+        fail(str(error))
     except PermissionDenied as error:
-        fail(f"forbidden: {error}")
+        fail(error.detail or f"forbidden: {error}")
+    except Refused as error:
+        fail(error.detail or f"the API server refuses it: {error}")
     except ApiError as error:
         fail(f"the API server gave no answer: {error}")
 
@@ -67,6 +71,16 @@ def namespace_of(namespace: str | None, kubeconfig: str | None, context: str | N
         return "default"
     chosen = next((c for c in contexts if c["name"] == context), active)
     return str(chosen.get("context", {}).get("namespace") or "default")
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    """A callback of options such as `--timeout 30s`: seconds."""
+    import durationpy
+
+    try:
+        return float(durationpy.from_str(value).total_seconds())
+    except durationpy.DurationError:
+        raise click.BadParameter(f'"{value}" is not a duration: write numbers with s, m or h, such as 30s') from None
 
 
 def condition(rollout: dict[str, Any], kind: str) -> dict[str, Any]:

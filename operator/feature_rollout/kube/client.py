@@ -37,6 +37,7 @@ METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 # The API server's reasons are single words. Anything else could be text that somebody chose, and is not repeated.
 REASON = re.compile(r"[A-Za-z]{1,40}")
+DETAIL_MAX = 4096
 
 Parameters = list[tuple[str, str]]
 Objects = list[dict[str, Any]]
@@ -120,6 +121,19 @@ class Api:
         if 200 <= status < 300:
             return _parsed(what, answer)
         raise _error(what, status, answer)
+
+    async def create(
+        self, plural: str, namespace: str, obj: Mapping[str, Any], *, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Create one of our objects and return it; `dry_run` only asks whether it would be created."""
+        query = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+        return _mapping(await self.request("POST", path_of(plural, namespace), query=query, body=obj))
+
+    async def user(self) -> str:
+        """Who we are to the API server (SelfSubjectReview, since Kubernetes 1.28)."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = _mapping(await self.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review))
+        return str(answer["status"]["userInfo"]["username"])
 
     async def get(
         self, plural: str, namespace: str | None, name: str, *, timeout_s: float = TIMEOUT_S
@@ -330,6 +344,18 @@ def _mapping(answer: Any) -> dict[str, Any]:
 
 
 def _error(what: str, status: int, answer: bytes) -> ApiError:
+    try:
+        parsed = json.loads(answer)
+    except (ValueError, RecursionError):
+        parsed = None
+    told = parsed if isinstance(parsed, dict) else {}
+    error = _error_of(what, status, told.get("reason"))
+    if isinstance(told.get("message"), str):
+        error.detail = told["message"][:DETAIL_MAX]
+    return error
+
+
+def _error_of(what: str, status: int, reason: object) -> ApiError:
     if status == 404:
         return Gone(what, status)
     if status == 409:
@@ -338,9 +364,4 @@ def _error(what: str, status: int, answer: bytes) -> ApiError:
         return PermissionDenied(what, status)
     if status == 429 or status >= 500 or status < 400:
         return ApiUnavailable(what, status)
-    try:
-        parsed = json.loads(answer)
-    except ValueError:
-        parsed = None
-    reason = parsed.get("reason") if isinstance(parsed, dict) else None
     return Refused(what, status, reason if isinstance(reason, str) and REASON.fullmatch(reason) else "")

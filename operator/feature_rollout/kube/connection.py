@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from feature_rollout.kube.errors import ApiError
@@ -40,6 +42,7 @@ class Connection:
                 pass
             else:
                 return configuration
+        self._demand_a_file()
         try:
             await load_kube_config(
                 config_file=self.kubeconfig,
@@ -49,6 +52,18 @@ class Connection:
                 persist_config=False,
             )
         except (ConfigException, OSError) as error:
-            where = self.kubeconfig or "the default kubeconfig"
-            raise NoConnection(f"no service account of a pod, and {where} cannot be used: {error}") from error
+            raise NoConnection(f"the kubeconfig {self._files()} cannot be used: {error}") from error
         return configuration
+
+    def _files(self) -> str:
+        """The paths that are read, as KUBECONFIG has them."""
+        return self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+    def _demand_a_file(self) -> None:
+        """Without one, the client library complains of a key that is missing in it."""
+        paths = [Path(part).expanduser() for part in self._files().split(os.pathsep) if part]
+        if not any(path.exists() for path in paths):
+            raise NoConnection(
+                f"no way to the API server: there is no kubeconfig {self._files()}, and this is not a pod; "
+                "name one by --kubeconfig or KUBECONFIG"
+            )

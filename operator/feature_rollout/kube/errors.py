@@ -6,8 +6,12 @@ from __future__ import annotations
 class ApiError(Exception):
     """A call that did not do what it was asked to.
 
-    `code` is the HTTP status, or None when no answer came.
+    `code` is the HTTP status, or None when no answer came. `detail` is what the API server
+    says of it in words, or empty: for the person at the command line who has asked, and for
+    no log, status or Event, because anybody may have written it.
     """
+
+    detail = ""
 
     def __init__(self, what: str, code: int | None = None) -> None:
         super().__init__(what if code is None else f"{what}: {code}")

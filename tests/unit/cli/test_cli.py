@@ -67,7 +67,15 @@ def test_store_install_prints_sql_or_wants_a_connection_string() -> None:
 def test_no_cluster_is_an_error_with_a_reason(tmp_path: Any) -> None:
     answer = CliRunner().invoke(main, ["status", "--kubeconfig", str(tmp_path / "none"), "-n", "shop"])
     assert answer.exit_code == exits.ERROR
-    assert "cannot be used" in answer.output
+    assert answer.output.startswith("error: no way to the API server: there is no kubeconfig")
+
+
+def test_a_kubeconfig_that_is_none_is_named(tmp_path: Any) -> None:
+    file = tmp_path / "config"
+    file.write_text("kind: Config\n")
+    answer = CliRunner().invoke(main, ["status", "--kubeconfig", str(file), "-n", "shop"])
+    assert answer.exit_code == exits.ERROR
+    assert f"the kubeconfig {file} cannot be used" in answer.output
 
 
 @pytest.mark.parametrize(
