@@ -23,7 +23,6 @@ VERBS = {
     "retry": "Begin again after a revert.",
     "adopt": "Take over what an earlier rollout of the same name has left.",
     "lint": "Check manifests without a cluster.",
-    "crds": "Print the CustomResourceDefinitions.",
     "evaluate": "Say whether a user has a flag, and why.",
     "crds": "Print the CustomResourceDefinitions and admission policies.",
     "kill": "Disable flags in the database at once, without Kubernetes.",
