@@ -12,14 +12,13 @@ import psycopg
 import pytest
 
 from feature_rollout.core.looks import Window
-from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.postgres import PostgresServer
 from feature_rollout.store import PostgresFlagStore, StoreConfig, migrations
 from postgres.world import FLAG_TABLE
 from support import audit
 from support.fakes import T0, minutes, plan, stage
 from support.fakes import World as Rollout
-from support.standby import Standby
+from support.standby import Standby, replicating_postgres
 
 PLAN = plan(stage("ten", ("alpha", 10)), stage("half", ("alpha", 50)), stage("all", ("alpha", 100)))
 REAPPLIED_WITHIN = timedelta(seconds=10)
@@ -27,10 +26,7 @@ REAPPLIED_WITHIN = timedelta(seconds=10)
 
 @pytest.fixture
 def primary() -> Iterator[PostgresServer]:
-    found = next((i for i in toolchain.postgres_installations() if (i.bin_dir / "pg_basebackup").exists()), None)
-    if found is None:
-        pytest.skip("no PostgreSQL of this machine has pg_basebackup")
-    with PostgresServer(found.bin_dir) as server:
+    with PostgresServer(replicating_postgres().bin_dir) as server:
         with psycopg.connect(server.uri(), autocommit=True) as connection:
             connection.execute(migrations.script().encode())
             connection.execute(FLAG_TABLE.encode())

@@ -136,10 +136,15 @@ class World:
 
     async def raised(self, ledger: Ledger, **after: Exposure) -> Ledger:
         """Commit these rows from what they are now."""
-        before = (await self.store.read(ledger.key, list(after))).rows
-        baseline = {**before, **ledger.baseline}
-        change = replace(ledger, stage=ledger.stage + 1, baseline=baseline, written={**ledger.written, **after})
-        return await self.store.commit(Commit(change, before, after, why("StageEntered")))
+        return await raised_by(self.store, ledger, **after)
+
+
+async def raised_by(store: PostgresFlagStore, ledger: Ledger, **after: Exposure) -> Ledger:
+    """Commit these rows from what they are now."""
+    before = (await store.read(ledger.key, list(after))).rows
+    baseline = {**before, **ledger.baseline}
+    change = replace(ledger, stage=ledger.stage + 1, baseline=baseline, written={**ledger.written, **after})
+    return await store.commit(Commit(change, before, after, why("StageEntered")))
 
 
 def claim(

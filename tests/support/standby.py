@@ -1,9 +1,23 @@
 """A streaming standby of a `PostgresServer`, asynchronous as PostgreSQL's default is."""
 
-import psycopg
+import os
 
+import psycopg
+import pytest
+
+from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.postgres import PostgresServer
 from support.waiting import wait_for
+
+
+def replicating_postgres() -> toolchain.PostgresInstallation:
+    """The newest PostgreSQL with pg_basebackup, which some packages put elsewhere."""
+    able = [
+        found for found in toolchain.postgres_installations() if os.access(found.bin_dir / "pg_basebackup", os.X_OK)
+    ]
+    if not able:
+        pytest.skip("FAILOVER IS NOT TESTED: it needs a PostgreSQL with pg_basebackup beside it")
+    return able[-1]
 
 
 class Standby(PostgresServer):
