@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from support.manifests import ROLLOUT, A, B, disable, rollout, stage, store
+from feature_rollout.demo.stage import SERVICE_ACCOUNT
+from support.manifests import ROLLOUT, SECRET, A, B, disable, rollout, stage, store
 from support.world import World
 
 
@@ -40,6 +41,32 @@ def test_status_and_explain_tell_of_a_healthy_rollout_and_of_a_revert(world: Wor
     answer = featurerollout(world, "status", ROLLOUT, "-o", "json")
     assert answer.returncode == 3
     assert json.loads(answer.stdout)["status"]["phase"] == "RolledBack"
+
+
+def test_doctor_looks_at_the_cluster(world: World) -> None:
+    world.apply(store())
+
+    def doctor(user: str) -> dict[str, tuple[str, str]]:
+        told = featurerollout(world, "doctor", "--cluster", "--as", user, "-o", "json")
+        assert told.stdout, told.stderr
+        return {line["check"]: (line["result"], line["message"]) for line in json.loads(told.stdout)}
+
+    right = f"system:serviceaccount:{world.namespace}:{SERVICE_ACCOUNT}"
+    found = doctor(right)
+    assert found["cluster: CRDs"] == ("ok", "served, and of this version")
+    assert found["cluster: secrets/supabase-db writer-uri"] == ("ok", "is there")
+    assert found[f"cluster: rights of {right}"] == ("ok", "all that the operator needs")
+    assert found["cluster: admission"][0] in {"ok", "warning"}
+
+    world.secret(SECRET, {"writer-uri": ""})
+    wrong = f"system:serviceaccount:{world.namespace}:nobody"
+    found = doctor(wrong)
+    assert found["cluster: secrets/supabase-db writer-uri"] == ("error", "has no text under key writer-uri: add it")
+    result, message = found[f"cluster: rights of {wrong}"]
+    assert result == "error"
+    assert "get on secrets/supabase-db" in message
+    assert "patch on featurerollouts.featurerollout.dev/status" not in message
+    assert "featurerollouts/status.featurerollout.dev" in message
 
 
 def test_what_is_not_there_and_what_nobody_has_seen(world: World) -> None:

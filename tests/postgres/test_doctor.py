@@ -69,6 +69,17 @@ async def test_all_is_well(patient: Patient) -> None:
     assert {"writer: TLS", "writer: primary", "writer: NOTIFY", "writer: clock", "reader: functions"} <= checks
 
 
+async def test_how_changes_by_others_are_seen(patient: Patient) -> None:
+    async def said() -> str:
+        found = json.loads((await patient.doctor("-o", "json")).out)
+        return next(line["message"] for line in found if line["check"] == "writer: changes by others")
+
+    polled = await said()
+    assert polled.startswith("polled; to hear of them at once, the owner of public.feature_flags may run: SELECT")
+    patient.run(polled.partition("may run: ")[2])
+    assert await said() == "a trigger tells of them at once, and the audit knows who it was"
+
+
 async def test_it_writes_nothing(patient: Patient) -> None:
     before = patient.world.everything()
     await patient.doctor()

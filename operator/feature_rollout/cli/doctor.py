@@ -25,16 +25,31 @@ ROLES = ("writer", "reader", "owner")
 @click.option("--reader-uri-file", metavar="FILE", help="The reader's.")
 @click.option("--owner-uri-file", metavar="FILE", help="The owner's.")
 @database.table_options
+@click.option("--cluster", is_flag=True, help="Check the cluster too: CRDs, Secrets, rights, admission policies.")
+@click.option(
+    "--as",
+    "operator",
+    metavar="USER",
+    help="With --cluster: whose rights, such as system:serviceaccount:NAMESPACE:feature-rollout-operator.",
+)
+@click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")
+@click.option("--context", help="The context to use of it.")
+@click.option("-n", "--namespace", help="The namespace of the FlagStores; by default that of the context.")
 @click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
 def command(
     *,
     writer_uri_file: str | None,
     reader_uri_file: str | None,
     owner_uri_file: str | None,
+    cluster: bool,
+    operator: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str | None,
     output: str,
     **columns: str,
 ) -> None:
-    """Check the database, the flag table and the three roles, and say what to do.
+    """Check the database, the flag table and the three roles, and the cluster, and say what to do.
 
     Connection strings are those of FEATUREROLLOUT_WRITER_URI, FEATUREROLLOUT_READER_URI and
     FEATUREROLLOUT_OWNER_URI, or in files; a role without one is skipped. Nothing is written.
@@ -46,17 +61,38 @@ def command(
     table = database.mapping(**columns)
     files = dict(zip(ROLES, (writer_uri_file, reader_uri_file, owner_uri_file), strict=True))
     uris = {role: _uri(role, file) for role, file in files.items()}
-    if not any(uris.values()):
+    if operator and not cluster:
+        raise click.UsageError("--as names whose rights --cluster asks for: add --cluster")
+    if not any(uris.values()) and not cluster:
         names = ", ".join(_variable(role) for role in ROLES)
         raise click.UsageError(f"no connection string: set {names}, or name files with them")
     servers, findings = _parsed(uris)
     if any(servers.values()):
         findings += asyncio.run(doctor.examine(doctor.Roles(**servers), table))
+    if cluster:
+        findings += _cluster(kubeconfig, context, namespace, operator)
     unusable = {finding.check for finding in findings if finding.check.endswith(": connection string")}
     # One whose string cannot be used was given: it is not skipped.
     findings = [f for f in findings if f"{f.check}: connection string" not in unusable]
     _print(findings, output)
     raise SystemExit(exit_code(findings))
+
+
+def _cluster(kubeconfig: str | None, context: str | None, namespace: str | None, operator: str | None) -> list[Finding]:
+    from feature_rollout.cli import doctor_cluster
+    from feature_rollout.cli.cluster import namespace_of
+    from feature_rollout.kube.client import Api
+    from feature_rollout.kube.connection import Connection
+    from feature_rollout.kube.errors import ApiError
+
+    async def run() -> list[Finding]:
+        async with Api(Connection(kubeconfig, context)) as api:
+            return await doctor_cluster.examine(api, namespace_of(namespace, kubeconfig, context), operator)
+
+    try:
+        return asyncio.run(run())
+    except ApiError as error:
+        return [doctor_cluster.unreachable(error)]
 
 
 def _variable(role: str) -> str:

@@ -17,7 +17,7 @@ import psycopg
 
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose, quoted
-from feature_rollout.store import inspection, migrations, serving
+from feature_rollout.store import drift, inspection, migrations, serving
 from feature_rollout.store.config import TableMapping
 
 _ROLE_TIMEOUT_S: Final = 20.0
@@ -195,6 +195,8 @@ class _Doctor:
         else:
             yield _ok("writer: flag table", f"{self._table} has the columns, and the writer may change them")
             yield await _too_much(connection, self._table, server.role)
+            is_usable = await migrations.check(connection, server.role) is None
+            yield await _watched(connection, self._table, is_usable=is_usable)
         yield await _notify(connection)
         yield await _clock(connection)
 
@@ -351,6 +353,14 @@ async def _evaluation(connection: Connection, table: TableMapping) -> Finding:
     what = "is missing" if reads is None else f"reads other columns of {table}"
     message = "run `featurerollout store install` as the owner, with the table and columns of the FlagStore"
     return _warning(check, f"feature_rollout.flag_enabled {what}: {message}")
+
+
+async def _watched(connection: Connection, table: TableMapping, *, is_usable: bool) -> Finding:
+    check = "writer: changes by others"
+    if is_usable and await drift.is_watched(connection, table):
+        return _ok(check, "a trigger tells of them at once, and the audit knows who it was")
+    statement = drift.watch_statement(table).strip()
+    return _ok(check, f"polled; to hear of them at once, the owner of {table} may run: {statement}")
 
 
 async def _notify(connection: Connection) -> Finding:
