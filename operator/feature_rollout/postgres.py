@@ -230,9 +230,11 @@ async def _attempt(server: Server, parameters: dict[str, str], seconds: float) -
         async with asyncio.timeout(seconds):
             return await libpq.attempt(parameters, server.access.authority)
     except libpq.Refused as refused:
-        raise await _refusal(refused, server, parameters) from None
-    except (TimeoutError, OSError):
-        raise unreachable(f"it did not accept a connection in {seconds:.1g} s") from None
+        raise _refusal(refused, server, parameters) from None
+    except TimeoutError:
+        raise unreachable(f"it did not accept a connection in {seconds:.1f} s") from None
+    except (psycopg.Error, OSError):
+        raise unreachable(_UNREACHABLE[""]) from None
 
 
 async def _places(parameters: dict[str, str], denied: Sequence[Network]) -> list[dict[str, str]]:
@@ -295,11 +297,11 @@ _REFUSALS: Final = (
 )  # fmt: skip
 
 
-async def _refusal(refused: libpq.Refused, server: Server, parameters: dict[str, str]) -> Problem:
+def _refusal(refused: libpq.Refused, server: Server, parameters: dict[str, str]) -> Problem:
     state = refused.state
-    if state in _STATES:
-        reason = _STATES[state][0]
-        message = _REFUSED.get(reason, _UNREACHABLE[""])
+    reason, _ = _STATES.get(state, ("", ""))
+    if reason in _REFUSED:
+        message = _REFUSED[reason]
         if state == "28000" and parameters.get("sslmode") == "disable":
             message += "; it may want TLS, which sslmode=disable forbids"
         return Problem(reason, message.format(role=server.role), stalled=reason not in _PASSING)

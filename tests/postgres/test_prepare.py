@@ -214,7 +214,7 @@ async def test_an_error_of_the_setup_after_preparation_is_explained(world: World
             "StoreUnreachable",
             id="only replicas wanted",
         ),
-        pytest.param(lambda w: w.database.uri(w.writer) + "?sslmode=require", "StoreUnreachable", id="no TLS there"),
+        pytest.param(lambda w: w.database.uri(w.writer) + "?sslmode=require", "TlsFailed", id="no TLS there"),
     ],
 )
 async def test_a_connection_that_is_refused(world: World, change: Callable[[World], str], reason: str) -> None:
