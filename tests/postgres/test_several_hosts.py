@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
-from feature_rollout.metrics.sql import Query, SqlReader
+from feature_rollout.api.resolve_metrics import SqlQuery
+from feature_rollout.core.looks import Window
+from feature_rollout.core.plan import MetricType
+from feature_rollout.metrics.sql import SqlMetricSource, SqlReader
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import connect, dispose, parse_uri
 from feature_rollout.sandbox.postgres import PostgresServer
@@ -97,8 +101,10 @@ async def test_only_a_standby_is_left(primary: PostgresServer, standby: Standby)
 
 async def test_metrics_are_read_on_the_standby(primary: PostgresServer, standby: Standby) -> None:
     reader = SqlReader(both(standby, primary, "prefer-standby"))
+    query = SqlQuery(MetricType.GAUGE, "SELECT pg_is_in_recovery()::int AS value", {})
+    now = datetime(2026, 1, 5, 9, tzinfo=UTC)
     for _ in range(2):
-        row = await reader.fetch(Query("SELECT pg_is_in_recovery() AS value, pg_backend_pid() AS pid"), None)
-        assert row is not None
-        assert row["value"]
+        # The second one is on the connection of the first.
+        look = await SqlMetricSource(reader, {"m": query}).look("m", Window(now, now + timedelta(seconds=30)))
+        assert (look.error, look.value) == (None, 1)
     await reader.close()
