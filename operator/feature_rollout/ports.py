@@ -6,7 +6,7 @@ aware datetimes in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -98,7 +98,8 @@ class Lowering:
 
     It needs no epoch, only the key. `latch` and `severity` are set for a revert.
     `exact` writes the target itself where it is within the row (a baseline restored
-    byte for byte), and the meet where it is not.
+    byte for byte), and the meet where it is not. `on_interrupted` is called with a sentence
+    when somebody else's sessions had to be cancelled or ended for it.
     """
 
     key: str
@@ -107,6 +108,7 @@ class Lowering:
     latch: Latch | None = None
     severity: Severity | None = None
     exact: bool = False
+    on_interrupted: Callable[[str], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class CommitProxy:
         return uri.replace(f":{self._target}/", f":{self.port}/")
 
     def lose(self, loss: Loss, *, containing: bytes) -> None:
-        """Lose one COMMIT, or the server's answer to it, of a transaction with these bytes in it; then cut the connection."""
+        """Lose one COMMIT, or the answer to it, of a transaction with these bytes in it; then cut the connection."""
         self._loss = loss, containing
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -370,7 +370,7 @@ async def test_a_revert_that_is_not_whole_is_shown_and_tried_until_it_is(reason:
 
 
 def failover(world: World) -> Callable[[], None]:
-    """Remember the database as it is; the function that is returned makes it so again, as a failover that loses commits."""
+    """Remember the database; what is returned makes it so again, as a failover does that loses commits."""
     store = world.store
     kept = dict(store.rows), dict(store.ledgers), list(store.audit)
 

@@ -37,6 +37,7 @@ RESTRICTED_TO_GROUPS = "RestrictedToGroups"
 ROLLED_BACK = "RolledBack"
 REARMED = "Rearmed"
 REVERT_RESTORED = "RevertRestored"
+SESSION_INTERRUPTED = "SessionInterrupted"
 AS_PLANNED = "AsPlanned"
 STORE_USABLE = "StoreUsable"
 PROVIDER_USABLE = "ProviderUsable"
@@ -79,6 +80,7 @@ DESCRIPTIONS: dict[str, str] = {
     RESTRICTED_TO_GROUPS: "A breached row restricted flags to groups.",
     ROLLED_BACK: "Exposure was taken back and stays back until the plan is changed.",
     REVERT_RESTORED: "A revert that the database had lost, as in a failover that loses commits, was made again.",
+    SESSION_INTERRUPTED: "A session whose locks kept exposure from being lowered was cancelled or ended.",
     REARMED: "Another plan cleared the latch of an earlier revert; a new attempt begins.",
     AS_PLANNED: "The rows are what the plan says they shall be now.",
     STORE_USABLE: "The database can be reached, and its flag table and bookkeeping are as they should be.",

@@ -142,6 +142,15 @@ class Reconciler:
         await self._teller.tell(target, session, view, decision)
         return AT_ONCE
 
+    def _interrupted(self, target: Target) -> Callable[[str], None]:
+        def tell(note: str) -> None:
+            log.warning(note, extra={"rollout": target.key})
+            self._objects.event(
+                target.rollout, kind="Warning", reason=reasons.SESSION_INTERRUPTED, action="Interrupt", note=note
+            )
+
+        return tell
+
     def _decided(self, target: Target, session: Session, view: View) -> Decision:
         """What to do. A revert that is known to this process is made whole before anything else, whatever was lost."""
         lost = session.lost(view.ledger)
@@ -187,7 +196,8 @@ class Reconciler:
         if decision.verb.reverts:
             assert decision.breach is not None  # noqa: S101 - a revert has one
             assert session.reverting is not None  # noqa: S101 - `_decided` has set it
-            session.remember(await store.lower(session.reverting[1]))
+            change = replace(session.reverting[1], on_interrupted=self._interrupted(target))
+            session.remember(await store.lower(change))
             session.reverting = None
             seconds = (self._clock.now() - decision.breach.onset_at).total_seconds()
             answered_at_s = session.answered_at_s

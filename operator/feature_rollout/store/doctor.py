@@ -197,6 +197,7 @@ class _Doctor:
             yield await _too_much(connection, self._table, server.role)
             is_usable = await migrations.check(connection, server.role) is None
             yield await _watched(connection, self._table, is_usable=is_usable)
+        yield await _may_interrupt(connection, server.role)
         yield await _notify(connection)
         yield await _clock(connection)
 
@@ -308,10 +309,24 @@ def _excess(check: str, excess: Sequence[str], role: str) -> Finding:
     return Finding(check, result, f"role {role} is or has more than it needs, {', '.join(excess)}: {mended}")
 
 
+async def _may_interrupt(connection: Connection, role: str) -> Finding:
+    """Whether sessions whose locks block a revert can be interrupted. To grant it is a choice, not a duty."""
+    row = await _row(
+        connection, "SELECT pg_has_role('pg_signal_backend', 'USAGE'), pg_has_role('pg_read_all_stats', 'USAGE')"
+    )
+    missing = [name for name, has in zip(("pg_signal_backend", "pg_read_all_stats"), row, strict=True) if not has]
+    check = "writer: blocked reverts"
+    if not missing:
+        return _ok(check, "sessions that block a revert are interrupted, but those of superusers")
+    grant = f"GRANT {', '.join(missing)} TO {quoted(role)}"
+    return _ok(check, f"sessions of other roles that block a revert are not interrupted; to allow it: {grant}")
+
+
 async def _too_much(connection: Connection, table: TableMapping, role: str) -> Finding:
     """What the writer may do beyond changing the mapped columns."""
     check = "writer: rights"
-    powers = await _powers(connection)
+    # That one is offered in the documentation, for reverts that are kept waiting.
+    powers = [power for power in await _powers(connection) if power != "member of pg_signal_backend"]
     if powers:
         return _excess(check, powers, role)
     row = await _row(

@@ -25,6 +25,7 @@ from feature_rollout.postgres import (
 )
 from feature_rollout.store import (
     audit,
+    blockers,
     claims,
     commits,
     drift,
@@ -45,6 +46,11 @@ T = TypeVar("T")
 
 # In a lowering that goes flag by flag, each has waited a second already.
 _FLAG_LOCK_TIMEOUT_MS: Final = 200
+# When so many were locked it is the table that is, or somebody has them all: the rest is asked for in passing.
+_PATIENT_FLAGS: Final = 10
+_IMPATIENT_LOCK_TIMEOUT_MS: Final = 20
+_FORCED_LOCK_TIMEOUT_MS: Final = 4000
+_INTERRUPT_EVERY_S: Final = 0.25
 _OWED_MAX: Final = 1000
 # The trigger needs a short lock of the flag table; services wait behind whoever waits for it.
 _WATCH_RETRY_S: Final = 60.0
@@ -275,32 +281,87 @@ class PostgresFlagStore:
         return after
 
     async def _lower_each(self, change: Lowering) -> Ledger:
-        """One transaction for the latch, then one a flag: a locked row keeps no other from being lowered."""
-        blocked: list[str] = []
-        after: Ledger | None = None
+        """One transaction for the latch, then one a flag: a locked row keeps no other from being lowered.
+
+        What is locked then still is tried once more, while those who hold it are interrupted.
+        """
+        # That the row has acted is written last: a process that comes after this one must not take the rest for done.
+        part = replace(change, severity=None)
+        blocked = await self._blocked(replace(part, targets={}), ledger_is_locked=False)
+        ledger_is_locked = bool(blocked)
+        for flag, target in sorted(change.targets.items()):
+            timeout_ms = _FLAG_LOCK_TIMEOUT_MS if len(blocked) <= _PATIENT_FLAGS else _IMPATIENT_LOCK_TIMEOUT_MS
+            only = replace(part, targets={flag: target})
+            blocked += await self._blocked(only, ledger_is_locked=ledger_is_locked, lock_timeout_ms=timeout_ms)
         try:
-            after = await self._lower(replace(change, targets={}, severity=None), _FLAG_LOCK_TIMEOUT_MS)
+            if blocked:
+                # Flags that were lowered without the ledger are not in it yet.
+                again = change.targets if ledger_is_locked else {flag: change.targets[flag] for flag in blocked}
+                await self._lower_by_force(replace(part, targets=again))
+            return await self._lower(replace(change, targets={}, why=replace(change.why, verb="")))
         except Problem as problem:
             if problem.reason != LOCK_TIMEOUT:
                 raise
-            blocked.append("the ledger row")
-        for flag in sorted(change.targets):
-            only = replace(change, targets={flag: change.targets[flag]}, severity=None)
-            try:
-                if after is None:
-                    await self._lower_partly(only, lowering.Extent.NO_LEDGER)
-                else:
-                    after = await self._lower(only, _FLAG_LOCK_TIMEOUT_MS)
-            except Problem as problem:
-                if problem.reason != LOCK_TIMEOUT:
-                    raise
-                blocked.append(flag)
-        if blocked or after is None:
-            message = f"locked by another session: {', '.join(blocked)}; all other flags were lowered"
-            raise Problem(lowering.REVERT_BLOCKED, message, stalled=False)
-        # That the row has acted is written last: a process that comes after this one must not take the rest for done.
-        acted = replace(change, targets={}, why=replace(change.why, verb=""))
-        return await self._lower(acted, _FLAG_LOCK_TIMEOUT_MS) if change.severity else after
+        names = ", ".join(flag or "the ledger row" for flag in blocked) or "the ledger row"
+        message = f"locked by another session: {names}; all other flags were lowered"
+        raise Problem(lowering.REVERT_BLOCKED, message, stalled=False)
+
+    async def _blocked(
+        self, part: Lowering, *, ledger_is_locked: bool, lock_timeout_ms: int = _FLAG_LOCK_TIMEOUT_MS
+    ) -> list[str]:
+        """Lower this much; what is locked: the flags, and "" for the ledger row of a part that has none."""
+        try:
+            if ledger_is_locked:
+                await self._lower_partly(part, lowering.Extent.NO_LEDGER, lock_timeout_ms)
+            else:
+                await self._lower(part, lock_timeout_ms)
+        except Problem as problem:
+            if problem.reason != LOCK_TIMEOUT:
+                raise
+            return list(part.targets) or [""]
+        return []
+
+    async def _lower_by_force(self, change: Lowering) -> None:
+        """Lower what is locked while those who keep it locked are interrupted, where the writer or the owner may."""
+        done = blockers.Interruptions()
+        # The audit is written when the locks are held: by then this list says who was in the way.
+        evidence = {**change.why.evidence, "interrupted": done.told}
+        told = replace(change, why=replace(change.why, evidence=evidence))
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def work(connection: Connection) -> Ledger:
+            cursor = await connection.execute("SELECT pg_catalog.pg_backend_pid()")
+            row = await cursor.fetchone()
+            waiting.set_result(row[0] if row else 0)
+            return await lowering.lower_all(connection, self.config, told, self._owed.get(change.key, ()))
+
+        clearing = asyncio.create_task(self._clear_the_way(waiting, done))
+        try:
+            await self._reverters.transaction(work, lock_timeout_ms=_FORCED_LOCK_TIMEOUT_MS, crash=_REVERT_CRASH)
+            self._owed.pop(change.key, None)
+        finally:
+            clearing.cancel()
+            await asyncio.wait([clearing])
+            if done.told and change.on_interrupted is not None:
+                whom = "; ".join(f"{t['application'] or 'unnamed'} of role {t['role']} ({t['was']})" for t in done.told)
+                change.on_interrupted(f"Sessions that kept flags locked were interrupted to lower them: {whom}.")
+
+    async def _clear_the_way(self, waiting: asyncio.Future[int], done: blockers.Interruptions) -> None:
+        pid, loop = await waiting, asyncio.get_running_loop()
+
+        def step(connection: Connection) -> Awaitable[bool]:
+            return blockers.interrupt(connection, pid, done, loop.time())
+
+        while True:
+            with contextlib.suppress(Problem):
+                if not await self._reverters.transaction(step) and self._owner is not None:
+                    await self._as_owner(step)
+            await asyncio.sleep(_INTERRUPT_EVERY_S)
+
+    async def _as_owner(self, step: Callable[[Connection], Awaitable[bool]]) -> None:
+        assert self._owner is not None  # noqa: S101 - the caller has looked
+        owner = Connections(self._owner, self.config.table.subject(self._owner.role), limit=1, keep=0)
+        await owner.transaction(step)
 
     async def _lower_without_bookkeeping(self, change: Lowering, problem: Problem) -> Ledger:
         """The flags alone, because less exposure now is worth more than a complete record."""
@@ -327,10 +388,12 @@ class PostgresFlagStore:
             log.error("the audit will never have the oldest of %d changes", len(debts), extra={"rollout": key})
         self._owed[key] = debts[-_OWED_MAX:]
 
-    async def _lower_partly(self, change: Lowering, extent: lowering.Extent) -> lowering.Owed:
+    async def _lower_partly(
+        self, change: Lowering, extent: lowering.Extent, lock_timeout_ms: int = _FLAG_LOCK_TIMEOUT_MS
+    ) -> lowering.Owed:
         return await self._reverters.transaction(
             lambda connection: lowering.lower_without_ledger(connection, self.config, change, extent),
-            lock_timeout_ms=_FLAG_LOCK_TIMEOUT_MS,
+            lock_timeout_ms=lock_timeout_ms,
             crash=_REVERT_CRASH,
         )
 
