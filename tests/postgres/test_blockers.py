@@ -203,7 +203,7 @@ async def test_a_ddl_that_queues_behind_an_idle_transaction_is_cancelled(
     assert all(world.row(flag).is_off for flag in ("alpha", "beta", "gamma"))
     # The reader was in nobody's way but the DDL's.
     assert is_alive(idle)
-    assert [i for names in interrupted(world) for i in names][0]["role"] == deployer
+    assert next(i for names in interrupted(world) for i in names)["role"] == deployer
 
 
 async def test_a_blocked_ledger_row_is_freed_too(world: World, service: str, sessions: Any) -> None:

@@ -26,7 +26,7 @@ import pytest
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.ports import Commit, Drifted
 from postgres.commands import Answer, featurerollout
-from postgres.world import KEY, World, claim, everyone, only, why
+from postgres.world import KEY, OFF, World, claim, everyone, only, problem_of, why
 from support.databases import all_postgres
 
 pytestmark = all_postgres
@@ -75,7 +75,7 @@ async def test_flags_are_off_and_the_audit_says_who_and_why(world: World) -> Non
 
 async def test_a_second_time_says_already_off_and_writes_nothing(world: World) -> None:
     turn_on(world)
-    await kill(world, "alpha")
+    await kill(world, "alpha", "bystander")
     before = world.everything()
     answer = await kill(world, "alpha", "bystander")
     assert (answer.code, answer.lines) == (0, ["alpha: already off", "bystander: already off"])
@@ -299,3 +299,34 @@ async def test_a_raise_that_was_decided_before_the_kill_is_not_made(world: World
     with pytest.raises(Drifted, match="changed by somebody else: alpha"):
         await world.store.commit(Commit(ledger, {"alpha": everyone(10)}, {"alpha": everyone(50)}, why()))
     assert world.row("alpha") == Exposure(False, Decimal(10))
+
+
+async def test_a_rollout_that_has_not_come_to_the_flag_yet_does_not_enable_it(world: World) -> None:
+    ledger = await world.raised(await world.store.open(claim("alpha", "beta")), alpha=everyone(10))
+    assert (await kill(world, "beta")).code == 0
+    problem = await problem_of(world.raised(ledger, beta=everyone(10)))
+    assert problem.reason == "FlagKilled"
+    assert "beta by" in problem.message
+    assert world.row("beta") == OFF
+    lifted = await kill(world, "beta", "alpha", "--lift")
+    assert (lifted.code, lifted.out) == (0, "beta: rollouts may enable it again\nalpha: was not held\n")
+    await world.raised(ledger, beta=everyone(10))
+    (killed,) = [
+        row["killed"] for row in world.database.query("SELECT killed FROM feature_rollout.ownership") if row["killed"]
+    ]
+    assert killed["lifted"]["by"] == killed["by"]
+
+
+async def test_a_kill_outlives_the_rollout_and_comes_before_it_too(world: World) -> None:
+    assert (await kill(world, "alpha")).code == 0
+    ledger = await world.store.open(claim("alpha"))
+    assert (await problem_of(world.raised(ledger, alpha=everyone(10)))).reason == "FlagKilled"
+
+
+async def test_a_row_that_a_person_has_enabled_is_lifted_by_that(world: World) -> None:
+    ledger = await world.raised(await world.store.open(claim("alpha")), alpha=everyone(10))
+    await kill(world, "alpha")
+    world.set_row("alpha", everyone(10))
+    ledger = await world.raised(ledger, alpha=everyone(50))
+    world.set_row("alpha", OFF)
+    await world.raised(ledger, alpha=everyone(60))

@@ -3,7 +3,7 @@
 The reconciler in virtual time over the real store, and a proxy that loses one COMMIT of a transition.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ pytestmark = all_postgres
 
 PLAN = plan(stage("ten", ("alpha", 10)), stage("all", ("alpha", 100)))
 OTHER_PLAN = plan(stage("one", ("alpha", 1)), stage("all", ("alpha", 100)))
+Case = tuple[Callable[[Rollout], Awaitable[None]], str, str]
 LOSSES: tuple[Loss, ...] = ("its answer", "the COMMIT")
 
 
@@ -69,7 +70,7 @@ async def released(rollout: Rollout) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
-    ("before", "verb", "reason"),
+    "case",
     [
         (raised, "Advance", "StageEntered"),
         (reverted, "DisableFlags", "FlagsDisabled"),
@@ -77,10 +78,12 @@ async def released(rollout: Rollout) -> None:
         (completed, "Complete", "Completed"),
         (released, "Release", "Released"),
     ],
+    ids=lambda case: case[1],
 )
 async def test_a_change_is_made_and_told_once(
-    world: World, rollout: Rollout, proxy: CommitProxy, loss: Loss, before: Callable[..., Any], verb: str, reason: str
+    world: World, rollout: Rollout, proxy: CommitProxy, loss: Loss, case: Case
 ) -> None:
+    before, verb, reason = case
     await before(rollout)
     told, sent = rollout.reasons.count(reason), kinds(world).count(verb)
     proxy.lose(loss, containing=b"INSERT INTO feature_rollout.outbox")

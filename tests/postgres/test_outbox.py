@@ -126,7 +126,8 @@ async def test_old_rows_and_those_beyond_the_bound_go_with_a_checkpoint(
     ledger = await world.store.open(claim())
     world.database.execute(
         "INSERT INTO feature_rollout.outbox (at, operation_id, ledger_key, kind, payload) "
-        "SELECT now() - CASE WHEN n = 9 THEN interval '31 days' ELSE interval '29 days' END, 'o' || n, 'k', 'Advance', '{}' "
+        "SELECT now() - CASE WHEN n = 9 THEN interval '31 days' ELSE interval '29 days' END, "
+        "'o' || n, 'k', 'Advance', '{}' "
         "FROM generate_series(1, 10) n"
     )
     checkpoint = Checkpoint(KEY, ledger.epoch, ledger.attempt, timedelta(0), {})

@@ -9,7 +9,9 @@ import click
 from feature_rollout.cli import database, exits
 
 if TYPE_CHECKING:
-    from feature_rollout.store.kill import Outcome
+    from collections.abc import Callable
+
+    from feature_rollout.store.kill import KillSwitch, Order, Outcome
 
 
 @click.command("kill")
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 @database.table_options
 @click.option("--notify-channel", metavar="NAME", help="NOTIFY on this channel, as the FlagStore's notifyChannel.")
 @click.option("--ignore-missing", is_flag=True, help="Disable the others when a flag has no row.")
+@click.option("--lift", is_flag=True, help="End an earlier kill: rollouts may enable the flags again.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 def command(
     flags: tuple[str, ...],
@@ -28,6 +31,7 @@ def command(
     uri_file: str | None,
     notify_channel: str | None,
     ignore_missing: bool,
+    lift: bool,
     dry_run: bool,
     **columns: str,
 ) -> None:
@@ -36,7 +40,8 @@ def command(
     The connection string is that of --database-uri-env NAME or of --uri-file FILE (- is standard
     input); without both that of FEATUREROLLOUT_DATABASE_URI, else of FEATUREROLLOUT_WRITER_URI.
     The rights of the FlagStore's writer are enough. A rollout that had raised a flag sees a
-    change by somebody else, pauses, and leaves the flag off until it is told otherwise.
+    change by somebody else, pauses, and leaves the flag off until it is told otherwise. One that
+    has not come to the flag yet stops before it. --lift ends that, and changes no row.
 
     Exit codes: 0 all are off (also when they were before), 4 some stayed locked and are still
     on, 5 a flag has no row and nothing was written, 1 anything else: the flags are off and the
@@ -62,9 +67,27 @@ def command(
         finally:
             await switch.close()
 
+    if lift:
+        if dry_run:
+            raise click.UsageError("--lift and --dry-run exclude each other")
+        _lift(order, lambda: KillSwitch(StoreConfig(uri, table=table)))
+        return
     outcome = database.ask(question)
     _print(outcome, " (dry run: not written)" if dry_run else "")
     raise SystemExit(_exit_code(outcome, ignore_missing=ignore_missing))
+
+
+def _lift(order: Order, make: Callable[[], KillSwitch]) -> None:
+    async def question() -> list[str]:
+        switch = make()
+        try:
+            return await switch.lift(order)
+        finally:
+            await switch.close()
+
+    lifted = database.ask(question)
+    for flag in order.flags:
+        click.echo(f"{flag}: {'rollouts may enable it again' if flag in lifted else 'was not held'}")
 
 
 def _print(outcome: Outcome, suffix: str) -> None:

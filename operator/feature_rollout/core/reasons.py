@@ -133,6 +133,7 @@ DESCRIPTIONS: dict[str, str] = {
     "FlagWriteAltered": "A trigger, policy or type made something else of a write; it was undone.",
     "PercentageNotWhole": "A percentage has more decimal places than its column.",
     "Conflict": "Another rollout owns a flag; nothing was written.",
+    "FlagKilled": "A flag was switched off with `featurerollout kill`; no rollout enables it until that is lifted.",
     "AdoptionPending": "An earlier object of the same name may still be served; it is taken over when it is silent.",
     "AdoptionRequired": "An earlier rollout of the same name, with another plan, was never ended.",
     "ReleasedByHand": "A person gave a rollout's flags up with `featurerollout store release`.",

@@ -48,7 +48,7 @@ async def record(
     why: Why,
     kind: Literal["Manual", "Released"] | None = None,
 ) -> None:
-    """One row a changed flag; `kind` says who else changed it or that it was given up, else it is the direction in which the operator did."""
+    """One row a changed flag; `kind` is by default the direction in which the operator changed it."""
     if not changes:
         return
     await connection.cursor().executemany(

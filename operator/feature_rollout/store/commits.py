@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.state import Ledger
@@ -32,6 +32,7 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
         if change.after[flag] != change.before[flag]
     ]
     await ownership.check(connection, config.table, after.key, (one.flag for one in done))
+    await _check_killed(connection, config, done)
     await drift.sign(connection, operation)
     for one in done:
         await _write(connection, config.table, one, shape)
@@ -39,6 +40,17 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
     await outbox.record(connection, after, operation=operation, changes=done, why=change.why)
     await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)
     return after
+
+
+async def _check_killed(connection: Connection, config: StoreConfig, done: Sequence[audit.Change]) -> None:
+    """A killed flag stays off. One that is on again was enabled by a person, who has lifted it by that."""
+    enabled = [one.flag for one in done if one.before.enabled]
+    if enabled:
+        reason = "the row was enabled by hand"
+        await ownership.lift(connection, config.table, enabled, actor="unknown", reason=reason)
+    raised = [one.flag for one in done if one.after.enabled and not one.before.enabled]
+    if raised:
+        await ownership.check_killed(connection, config.table, raised)
 
 
 async def _check_before(connection: Connection, table: TableMapping, before: Mapping[str, Exposure]) -> None:

@@ -1,7 +1,8 @@
 """The kill switch: flags off by hand, with the rights of a writer and nothing but the database.
 
 The ledger is not touched on purpose: the operator then sees rows that it did not write,
-and leaves them alone until somebody tells it otherwise.
+and leaves them alone until somebody tells it otherwise. A flag that its rollout has not come
+to yet is no such row, so the kill is kept with the flag's ownership too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from feature_rollout.postgres import (
     Connection,
     parse_uri,
 )
-from feature_rollout.store import audit, drift, flags, inspection, lowering, migrations, outbox
+from feature_rollout.store import audit, drift, flags, inspection, lowering, migrations, outbox, ownership
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.connections import Connections, Mode
 
@@ -126,6 +127,13 @@ class KillSwitch:
             await self._tell(outcome)
         return outcome
 
+    async def lift(self, order: Order) -> list[str]:
+        """Let rollouts enable these flags again; those that were held. Rows are not touched. Raises Problem."""
+        table = self._config.table
+        return await self._transaction(
+            lambda c: ownership.lift(c, table, order.flags, actor=order.actor, reason=order.reason)
+        )
+
     async def _rows(self, order: Order) -> Mapping[str, flags.Row]:
         """The flags' rows, not locked; raises Problem(FlagMissing) unless missing flags are to be ignored."""
 
@@ -198,6 +206,8 @@ class KillSwitch:
                 if done.after.enabled:
                     raise Problem(flags.FLAG_WRITE_ALTERED, f"flag {flag}: a trigger enables it again")
             if audited:
+                table = self._config.table
+                await ownership.hold(connection, table, found, actor=order.actor, reason=order.reason)
                 await self._record(connection, operation, lowering.changed(found.values()), why)
             return found
 

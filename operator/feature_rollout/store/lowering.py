@@ -113,7 +113,7 @@ def next_ledger(now: Ledger, change: Lowering, found: Mapping[str, audit.Change]
             written[flag] = done.after
     acted = now.acted | {change.severity} if change.severity else now.acted
     after = replace(now, written=written, latch=_graver(now.latch, change.latch), acted=acted)
-    # A row that somebody raised and that is back where the ledger has it leaves the ledger alike: it is an operation too.
+    # A row that somebody raised, back where the ledger has it, leaves the ledger as it was: an operation all the same.
     return replace(after, sequence=now.sequence + 1) if after != now or changed(found.values()) else now
 
 
@@ -129,7 +129,7 @@ def unknown(key: str) -> Ledger:
 
 
 async def _of_own_flags(connection: Connection, config: StoreConfig, change: Lowering) -> Lowering:
-    """The change without the flags that another rollout owns by now: what becomes of them is not for this one to say."""
+    """The change without the flags that another rollout owns by now: they are not for this one to lower."""
     foreign = await ownership.foreign(connection, config.table, change.key, change.targets)
     return replace(change, targets={flag: to for flag, to in change.targets.items() if flag not in foreign})
 

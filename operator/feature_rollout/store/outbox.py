@@ -46,7 +46,7 @@ async def record(
 
 
 async def trim(connection: Connection) -> None:
-    """Delete what nobody has come for. Never in a transaction that writes flags: two of these may wait for each other."""
+    """Delete what nobody has come for. Not in a transaction that writes flags: two of these may wait for each other."""
     await connection.execute(
         "DELETE FROM feature_rollout.outbox WHERE at < clock_timestamp() - make_interval(days => %s) "
         "OR id <= (SELECT id FROM feature_rollout.outbox ORDER BY id DESC OFFSET %s LIMIT 1)",

@@ -10,9 +10,10 @@ from feature_rollout.core.state import Latch
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import Connection
 from feature_rollout.store.config import TableMapping
-from feature_rollout.store.values import jsonb
+from feature_rollout.store.values import jsonb, text
 
 CONFLICT: Final = "Conflict"
+FLAG_KILLED: Final = "FlagKilled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,47 @@ async def check(connection: Connection, table: TableMapping, key: str, flags: It
     foreign = names - {row[0] for row in await cursor.fetchall()}
     if foreign:
         raise Problem(CONFLICT, f"not owned by this rollout: {', '.join(sorted(foreign))}")
+
+
+async def hold(connection: Connection, table: TableMapping, flags: Iterable[str], *, actor: str, reason: str) -> None:
+    """Keep these flags off, whoever owns them or comes to own them, until `lift`."""
+    await connection.execute(
+        "INSERT INTO feature_rollout.ownership (table_schema, table_name, flag, killed) "
+        "SELECT %s, %s, flag, jsonb_build_object('by', %s::text, 'reason', %s::text, 'at', clock_timestamp()) "
+        "FROM unnest(%s::text[]) WITH ORDINALITY AS f (flag, position) ORDER BY position "
+        "ON CONFLICT (table_schema, table_name, flag) DO UPDATE SET killed = EXCLUDED.killed, "
+        "updated_at = clock_timestamp() WHERE ownership.killed IS NULL OR ownership.killed ? 'lifted'",
+        (table.schema, table.table, text(actor), text(reason), sorted(flags)),
+    )
+
+
+async def lift(
+    connection: Connection, table: TableMapping, flags: Iterable[str], *, actor: str, reason: str
+) -> list[str]:
+    """Let these flags be enabled again; those that were held. Who has lifted it stays beside who has killed it."""
+    cursor = await connection.execute(
+        "UPDATE feature_rollout.ownership SET updated_at = clock_timestamp(), killed = killed || jsonb_build_object("
+        "'lifted', jsonb_build_object('by', %s::text, 'reason', %s::text, 'at', clock_timestamp())) "
+        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) "
+        "AND killed IS NOT NULL AND NOT killed ? 'lifted' RETURNING flag",
+        (text(actor), text(reason), table.schema, table.table, sorted(flags)),
+    )
+    return sorted(row[0] for row in await cursor.fetchall())
+
+
+async def check_killed(connection: Connection, table: TableMapping, flags: Iterable[str]) -> None:
+    """Raises Problem(FlagKilled) when one of these flags, which are off, is to stay so."""
+    cursor = await connection.execute(
+        "SELECT flag, killed ->> 'by' FROM feature_rollout.ownership WHERE table_schema = %s AND table_name = %s "
+        "AND flag = ANY(%s::text[]) AND killed IS NOT NULL AND NOT killed ? 'lifted' ORDER BY flag",
+        (table.schema, table.table, sorted(flags)),
+    )
+    killed = [f"{flag} by {actor}" for flag, actor in await cursor.fetchall()]
+    if killed:
+        message = (
+            f"switched off with `featurerollout kill`: {', '.join(killed)}; `featurerollout kill --lift` ends that"
+        )
+        raise Problem(FLAG_KILLED, message)
 
 
 async def foreign(connection: Connection, table: TableMapping, key: str, flags: Iterable[str]) -> set[str]:

@@ -71,6 +71,7 @@ _OF_ROLLOUT: Final = frozenset(
         flags.FLAG_WRITE_ALTERED,
         flags.PERCENTAGE_NOT_WHOLE,
         ownership.CONFLICT,
+        ownership.FLAG_KILLED,
         LOCK_TIMEOUT,
     }
 )

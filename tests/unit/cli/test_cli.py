@@ -150,3 +150,10 @@ def test_the_status_table_shows_what_kubectl_get_shows_and_wide_says_why() -> No
     assert all(piece in narrow for piece in ("new-checkout", "1/3 canary", "5%", "Healthy", "True"))
     assert "fine" not in narrow
     assert "fine" in wide
+
+
+@pytest.mark.parametrize("verb", [["kill"], ["store", "list"]])
+def test_the_help_names_every_way_to_give_the_connection_string(verb: list[str]) -> None:
+    shown = CliRunner().invoke(main, [*verb, "--help"]).output
+    ways = ("--database-uri-env", "--uri-file", "FEATUREROLLOUT_DATABASE_URI", "FEATUREROLLOUT_WRITER_URI")
+    assert [way for way in ways if way not in shown] == []

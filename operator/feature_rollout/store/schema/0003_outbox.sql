@@ -14,3 +14,6 @@ COMMENT ON TABLE feature_rollout.outbox IS 'One row a transition of a rollout, i
 -- `Released`: a flag was given up by hand. Its row is not changed, so before and after are alike.
 ALTER TABLE feature_rollout.audit DROP CONSTRAINT IF EXISTS audit_kind_check;
 ALTER TABLE feature_rollout.audit ADD CONSTRAINT audit_kind_check CHECK (kind IN ('Raise', 'Lower', 'Manual', 'Released'));
+
+ALTER TABLE feature_rollout.ownership ADD COLUMN IF NOT EXISTS killed jsonb;
+COMMENT ON COLUMN feature_rollout.ownership.killed IS 'By whom, when and why the flag was killed, and lifted since; until then no rollout enables it.';
