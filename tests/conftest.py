@@ -26,6 +26,7 @@ from feature_rollout.sandbox.controlplane import ControlPlane
 from feature_rollout.sandbox.database import PostgresAccess
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.postgres import PostgresServer
+from postgres import attacks
 from support import network
 from support import pgbouncer as pgbouncers
 from support.databases import Database
@@ -44,11 +45,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the faults of the network cost, where tests have recorded it."""
+    """Print what tests have recorded in a table: attacks by SQL, faults of the network."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    if lines := network.table(reports):
-        terminalreporter.section("faults of the network")
-        terminalreporter.write_line("\n".join(lines))
+    for title, lines in (
+        ("attacks by metric and check SQL", attacks.table(reports)),
+        ("faults of the network", network.table(reports)),
+    ):
+        if lines:
+            terminalreporter.section(title)
+            terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,8 @@ TIMEOUT_S: Final = 10.0
 # How many time-outs a query waits for its turn: three in all stay within the usual interval of looks.
 _TIMEOUTS_OF_WAITING: Final = 2
 _RESET_TIMEOUT_S: Final = 2.0
+# A query may end any session of its own role, so also those of other rollouts: these ask again.
+_TRIES: Final = 3
 
 _SEARCH_PATH: Final = "pg_catalog,public,pg_temp"
 
@@ -123,6 +125,7 @@ class SqlReader:
     async def _answered(self, statement: bytes, params: Mapping[str, object] | None, read: Read[T]) -> T:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
+        tries = 0
         while True:
             left_s = deadline - loop.time()
             connection, is_new = await self._connection(left_s)
@@ -130,12 +133,16 @@ class SqlReader:
                 begin = _BEGIN.format(statement_timeout_ms=sql.Literal(_milliseconds(left_s)))
                 answer = _answer(connection, begin, statement, params, read)
                 return await bounded(connection, answer, deadline - loop.time())
-            except (psycopg.OperationalError, Problem):
+            except (psycopg.Error, Problem) as error:
+                was_ended = connection.broken or isinstance(error, psycopg.errors.QueryCanceled)
+                if not was_ended and not isinstance(error, Problem):
+                    raise
                 if loop.time() >= deadline:
                     raise TimeoutError from None
-                if is_new or not connection.broken:
+                # An idle connection that had ended meanwhile says nothing of the query.
+                tries += is_new
+                if tries == _TRIES or not was_ended:
                     raise
-                # An idle connection that had ended meanwhile says nothing of the query: another one is tried.
             finally:
                 await self._put_back(connection)
 
