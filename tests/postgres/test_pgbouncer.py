@@ -1,5 +1,6 @@
 """Behind PgBouncer in transaction mode: tests of the other files, with every role's connections through it."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -26,6 +27,7 @@ from postgres.test_commit import (  # noqa: F401
     test_services_are_told_at_the_commit,
     test_the_audit_replayed_gives_the_rows,
 )
+from postgres.test_doctor import Patient, patient  # noqa: F401 - a fixture
 from postgres.test_kill import (  # noqa: F401
     test_a_locked_row_is_named_and_keeps_no_other_on,
     test_a_raise_that_was_decided_before_the_kill_is_not_made,
@@ -86,3 +88,25 @@ async def test_a_session_lock_does_not_stay_with_the_session(database: Database,
     checks = SqlChecks(reader, {"lock": SqlCheck("SELECT pg_advisory_lock(7) IS NOT NULL")})
     assert await checks.ask("lock") == (True, "the answer is true")
     assert database.query("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+async def test_the_doctor_wants_the_settings_of_the_reader_and_says_how(patient: Patient) -> None:  # noqa: F811
+    code, complaints = await patient.complaints()
+    assert code == 3
+    result, message = complaints.pop("reader: settings")
+    assert result == "warning"
+    names = "statement_timeout, lock_timeout, idle_in_transaction_session_timeout, search_path"
+    assert f"behind a pooler role {patient.reader} needs {names} of its own" in message
+    # Nothing else is wrong with a database that was set up as documented; LISTEN may not work, and is not used.
+    assert set(complaints) <= {"writer: NOTIFY"}
+    patient.run(re.search(r": (ALTER .*)", message)[1])
+    # Sessions that the pooler has open keep what they began with.
+    patient.world.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", patient.reader
+    )
+    assert "reader: settings" not in (await patient.complaints())[1]
+
+
+async def test_the_doctor_wants_a_reader_that_is_read_only_by_itself(patient: Patient) -> None:  # noqa: F811
+    patient.run("ALTER ROLE {reader} RESET default_transaction_read_only")
+    assert "reader: read-only" in (await patient.complaints())[1]

@@ -377,6 +377,18 @@ async def test_a_look_survives_the_end_of_an_idle_connection(metrics: Metrics) -
     assert (await metrics.ask("SELECT 1 AS value", GAUGE)).value == 1
 
 
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+async def test_a_look_that_another_query_ended_is_asked_again(metrics: Metrics, end: str) -> None:
+    text = "SELECT 1 AS value FROM pg_sleep((SELECT count(*) * 600 FROM victim))"
+    task = asyncio.create_task(metrics.ask(text, GAUGE))
+    running = "FROM pg_stat_activity WHERE usename = %s AND state = 'active' AND query LIKE 'FETCH%%'"
+    await wait_for_async(lambda: metrics.database.query(f"SELECT {running}", metrics.role))
+    metrics.database.execute("DELETE FROM victim")
+    # A query may do this to sessions of its own role, which are other rollouts' looks.
+    metrics.database.execute(f"SELECT {end}(pid) {running}", metrics.role)
+    assert (await task).value == 1
+
+
 async def test_a_query_that_ends_its_own_session_is_an_error(metrics: Metrics) -> None:
     error = await metrics.error("SELECT 1 AS value WHERE pg_terminate_backend(pg_backend_pid())", GAUGE)
     assert error in ("SQLSTATE 57P01: the server ended the query", "the connection to the database was lost")

@@ -160,7 +160,7 @@ class SqlReader:
                 text = f"SQLSTATE {state}: {words}"
             case psycopg.ProgrammingError():
                 text = "a literal % must be doubled (%%) in a query that names a parameter"
-            case psycopg.OperationalError():
+            case psycopg.Error():
                 text = "the connection to the database was lost"
             case _:
                 text = f"the answer cannot be read ({type(error).__name__})"

@@ -16,7 +16,16 @@ from typing import Any, Final
 import psycopg
 
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose, quoted
+from feature_rollout.postgres import (
+    CONNECTION_INVALID,
+    Connection,
+    Server,
+    bounded,
+    classify,
+    connect,
+    dispose,
+    quoted,
+)
 from feature_rollout.store import drift, inspection, migrations, serving
 from feature_rollout.store.config import TableMapping
 
@@ -26,6 +35,13 @@ _SKEW_S_MAX: Final = 2.0
 # Those that the test suite runs on; older ones lack nothing that is known, and nobody has tried.
 _TESTED_FROM: Final = 150_000
 _NAMED_MAX: Final = 5
+# What the operator sets when it connects as the reader; a pooler in transaction mode does not let it.
+_READER_SETTINGS: Final = {
+    "statement_timeout": "'10s'",
+    "lock_timeout": "'1s'",
+    "idle_in_transaction_session_timeout": "'5s'",
+    "search_path": "pg_catalog, public, pg_temp",
+}
 
 # Groups of PostgreSQL's own whose members reach beyond tables.
 _POWERFUL: Final = [
@@ -204,6 +220,7 @@ class _Doctor:
     async def reader(self, connection: Connection, server: Server) -> Checks:
         yield await self._same_database("reader", connection)
         yield await _read_only_by_default(connection, server.role)
+        yield await _settings(connection, server)
         excess = [*await _powers(connection), *await self._memberships(connection)]
         if excess:
             yield _excess("reader: rights", excess, server.role)
@@ -412,6 +429,45 @@ async def _read_only_by_default(connection: Connection, role: str) -> Finding:
         return _ok(check, "default_transaction_read_only is on")
     alter = f"ALTER ROLE {quoted(role)} SET default_transaction_read_only = on"
     return _warning(check, f"default_transaction_read_only is off for role {role}: {alter}")
+
+
+async def _settings(connection: Connection, server: Server) -> Finding:
+    """Behind a pooler: the time-outs, and a search_path in which nobody can shadow a function, are the role's own."""
+    check = "reader: settings"
+    if not await _is_pooled(server):
+        return _ok(check, "the operator sets time-outs and search_path when it connects")
+    rows = await _rows(
+        connection,
+        "SELECT s, current_setting(s) FROM unnest(%s::text[]) WITH ORDINALITY AS u (s, n) ORDER BY n",
+        list(_READER_SETTINGS),
+    )
+    lacking = [name for name, value in rows if value == "0" or (name == "search_path" and not _begins_safely(value))]
+    if not lacking:
+        return _ok(check, "behind a pooler, and the role has time-outs and a search_path of its own")
+    alters = "; ".join(f"ALTER ROLE {quoted(server.role)} SET {name} = {_READER_SETTINGS[name]}" for name in lacking)
+    message = (
+        f"behind a pooler role {server.role} needs {', '.join(lacking)} of its own, and new sessions of the pooler"
+    )
+    return _warning(check, f"{message}: {alters}")
+
+
+def _begins_safely(search_path: str) -> bool:
+    return search_path.partition(",")[0].strip() == "pg_catalog"
+
+
+async def _is_pooled(server: Server) -> bool:
+    """Whether start-up options are refused or ignored on the way to the server; raises Problem."""
+    try:
+        connection = await connect(server, options="-c statement_timeout=4321ms")
+    except Problem as problem:
+        if problem.reason == CONNECTION_INVALID:
+            return True
+        raise
+    try:
+        row = await _row(connection, "SELECT current_setting('statement_timeout')")
+        return bool(row[0] != "4321ms")
+    finally:
+        await dispose(connection)
 
 
 async def _writable(connection: Connection, role: str) -> Finding:
