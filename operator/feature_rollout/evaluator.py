@@ -46,7 +46,7 @@ _CLOSE_TIMEOUT_S: Final = 5.0
 
 
 class FlagClient:
-    """The flags of one table. Safe to use from any number of threads; make it after a fork, not before.
+    """The flags of one table. Safe to use from any number of threads.
 
     `uri` is of a role that may read the table; the table's rows are read as a whole.
     `notify_channel` is that of the FlagStore: a change by the operator is then seen at once.
@@ -118,16 +118,18 @@ class FlagClient:
     def start(self, timeout_s: float = 10.0) -> bool:
         """Begin to keep the rows, and wait for the first ones; False when there are none in this time.
 
-        It goes on trying all the same: a service may start while the database is away.
+        It goes on trying all the same: a service may start while the database is away. Threads
+        do not come along in a fork: each worker of a server that forks calls this itself.
         """
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # as after a fork, too
+            self._stop, self._ready = asyncio.Event(), threading.Event()
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._run, args=(self._loop,), name="flag rows", daemon=True)
             self._thread.start()
         return self._ready.wait(timeout_s)
 
     def close(self) -> None:
-        """Stop keeping the rows; answers are given from the last ones. A client is not started again."""
+        """Stop keeping the rows; answers are given from the last ones, which get older."""
         if self._thread is None or self._loop is None:
             return
         with contextlib.suppress(RuntimeError):  # the loop was closed before

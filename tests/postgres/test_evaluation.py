@@ -20,6 +20,7 @@ import pytest
 
 from feature_rollout.core.evaluation import evaluate
 from feature_rollout.core.exposure import Exposure, bucket
+from feature_rollout.sandbox.database import PostgresAccess
 from feature_rollout.store import migrations
 from feature_rollout.store.config import TableMapping
 from feature_rollout.store.flags import Row
@@ -280,6 +281,35 @@ def test_a_hostile_path_of_who_installs_takes_no_part(database: Database) -> Non
     database.execute(script + migrations.script() + serve_statement(TableMapping()))
     assert database.query("SELECT feature_rollout.flag_bucket('flag', 'a') AS b") == [{"b": 5086}]
     assert database.query("SHOW search_path") == [{"search_path": "trap, pg_catalog, public"}]
+
+
+def test_it_may_be_called_where_execute_is_not_everybodys_by_default(world: World) -> None:
+    """As docs/database.md tells people to have it, when the same role installs by hand."""
+    world.database.execute(
+        "DROP SCHEMA feature_rollout CASCADE; ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC; "
+        + migrations.script()
+        + serve_statement(TableMapping())
+    )
+    service = world.database.role("service")
+    world.database.execute(
+        f"GRANT USAGE ON SCHEMA feature_rollout TO {service}; GRANT SELECT ON feature_flags TO {service}"
+    )
+    world.set_row("alpha", everyone(99))
+    with psycopg.connect(world.database.uri(service), autocommit=True) as connection:
+        assert ask(connection) is evaluate(everyone(99), "alpha", "user-1").enabled
+        query = "SELECT feature_rollout.flag_enabled_reads('public', 'feature_flags', 'x', 'x', 'x', 'x')"
+        assert connection.execute(query).fetchone() == ("columns",)
+
+
+def test_it_runs_in_parallel_workers(world: World, postgres_server: PostgresAccess) -> None:
+    world.set_row("alpha", everyone(50))
+    setting = "debug_parallel_query" if postgres_server.major >= 16 else "force_parallel_mode"
+    count = "SELECT count(*) FILTER (WHERE feature_rollout.flag_enabled('alpha', 'user-' || oid)) AS n FROM pg_class"
+    alone = world.database.query(count)
+    world.database.execute(f"SET {setting} = on; SET parallel_setup_cost = 0; SET min_parallel_table_scan_size = 0")
+    plan = "\n".join(row["QUERY PLAN"] for row in world.database.query(f"EXPLAIN {count}"))
+    assert "Gather" in plan
+    assert world.database.query(count) == alone
 
 
 # ── Which table ──────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,8 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -232,3 +234,56 @@ def test_a_client_that_is_closed_has_no_connection_left(world: World, uri: str) 
     wait_for(lambda: sessions(world) == [])
     assert client.evaluate("alpha", "u").reason == Reason.DISABLED
     client.close()
+
+
+FORKED = """
+import os, sys, time
+from feature_rollout.evaluator import FlagClient
+client = FlagClient(os.environ["FLAGS_URI"], poll_s=0.2)
+assert client.start(30)
+child = os.fork()
+if child == 0:
+    assert client.is_enabled("alpha", "u")
+    assert client.start(30)
+    print("started", flush=True)
+    deadline = time.monotonic() + 60
+    while client.is_enabled("alpha", "u") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    print("off" if not client.is_enabled("alpha", "u") else "on", flush=True)
+    client.close()
+    os._exit(0)
+os.waitpid(child, 0)
+assert client.problem is None, client.problem
+client.close()
+"""
+
+
+@all_postgres
+def test_a_worker_that_was_forked_starts_its_own_thread(world: World, uri: str) -> None:
+    world.set_row("alpha", everyone(100))
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
+    with subprocess.Popen(command, env={**os.environ, "FLAGS_URI": uri}, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == "started\n"
+        world.set_row("alpha", everyone(0))
+        assert service.stdout.readline() == "off\n"
+    assert service.returncode == 0
+
+
+@all_postgres
+def test_a_program_that_ends_without_closing_ends_quietly(world: World, uri: str) -> None:
+    program = "import os; from feature_rollout.evaluator import FlagClient\n"
+    program += "client = FlagClient(os.environ['FLAGS_URI']); assert client.start(30)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={**os.environ, "FLAGS_URI": uri}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@all_postgres
+def test_a_client_that_was_closed_may_be_started_again(world: World, uri: str, clients: list[FlagClient]) -> None:
+    client = started(clients, uri)
+    client.close()
+    world.set_row("alpha", everyone(100))
+    assert not client.is_enabled("alpha", "u")
+    assert client.start(30)
+    assert client.is_enabled("alpha", "u")

@@ -25,10 +25,6 @@ CREATE OR REPLACE FUNCTION feature_rollout.has_flag(
     ELSE feature_rollout.flag_bucket(flag, user_id) < percentage * 100
   END;
 COMMENT ON FUNCTION feature_rollout.has_flag(boolean, numeric, text[], text, text, text[]) IS 'Whether a row of a flag table gives the flag to a user of these groups. Reads no table.';
--- Arithmetic alone; whoever may use the schema may call it, also where the defaults were changed.
-GRANT EXECUTE ON FUNCTION feature_rollout.flag_bucket(text, text),
-  feature_rollout.has_flag(boolean, numeric, text[], text, text, text[]) TO PUBLIC;
-
 -- The body of flag_enabled for a table. The percentage goes by its text, so that no digit of a float is lost.
 CREATE OR REPLACE FUNCTION feature_rollout.flag_enabled_body(
   table_schema text, table_name text, name text, enabled text, percentage text, groups text
@@ -74,5 +70,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION feature_rollout.serve(text, text, text, text, text, text) IS 'Makes flag_enabled for a flag table, with the rights of the caller: served, unchanged, or taken by another table.';
+
+-- None of these lends a right or reads a row; the schema says who may call them, also where EXECUTE is not PUBLIC's by
+-- default. flag_enabled is given to PUBLIC when it is made.
+GRANT EXECUTE ON FUNCTION
+  feature_rollout.flag_bucket(text, text),
+  feature_rollout.has_flag(boolean, numeric, text[], text, text, text[]),
+  feature_rollout.flag_enabled_body(text, text, text, text, text, text),
+  feature_rollout.flag_enabled_reads(text, text, text, text, text, text)
+TO PUBLIC;
 
 SET LOCAL search_path TO DEFAULT;
