@@ -44,14 +44,15 @@ def test_the_reference_manifests_are_answered(world: World, operator: Operator) 
     assert store["message"]
     unused = world.wait_condition("FieldsInEffect", "False", "NotInEffect", name="supabase", kind="FlagStore")
     assert "spec.allow (Migrations, RollbackScripts" in unused["message"]
-    world.wait_condition("Ready", "False", "NotInEffect", name=f"prometheus-{world.namespace}", kind="MetricProvider")
+    provider = f"prometheus-{world.namespace}"
+    world.wait_condition("Ready", "False", "ProviderUnusable", name=provider, kind="MetricProvider")
     world.wait_condition("Ready", "False", "NotInEffect", name=ACTION, kind="RolloutAction")
     assert world.get("RolloutAction", ACTION)["status"]["phase"] == "Refused"
     assert world.audit() == []
     # The watches of the kinds race; none of these was ever missing once the API server had it.
     assert not {"StoreNotFound", "MatrixNotFound", "TemplateNotFound"} & set(world.reasons(NAME))
 
-    # Without the preflight the guards that cannot be measured hold it, by name.
+    # Without the preflight the guards whose Prometheus does not answer hold it, by name.
     world.edit("FeatureRollout", NAME, lambda obj: obj["spec"].pop("preflight"))
     message = world.wait_condition("Ready", "False", "GuardsBlind", name=NAME)["message"]
     for metric in ("websocket-drop-rate", "cache-hit-rate", "p95-latency"):
@@ -63,7 +64,7 @@ def test_the_reference_manifests_are_answered(world: World, operator: Operator) 
     assert "spec.stages[0].migrations" in ready["message"]
     assert world.row(A) == (False, 0, frozenset())
     assert world.audit() == []
-    world.delete("MetricProvider", f"prometheus-{world.namespace}")
+    world.delete("MetricProvider", provider)
 
 
 def without_prometheus(matrix: Any) -> None:
