@@ -23,6 +23,7 @@ def manifests(world: World) -> list[Object]:
     for obj in objects:
         if obj["kind"] == "MetricProvider":
             obj["metadata"]["name"] = f"prometheus-{world.namespace}"
+            obj["spec"]["allowedNamespaces"] = [world.namespace]
         else:
             obj["metadata"].pop("namespace")
     return objects
