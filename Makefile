@@ -21,7 +21,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-toolchain: setup ## Build or find the control plane and PostgreSQL (5 to 8 minutes the first time)
+toolchain: setup ## Build or find the control plane, PostgreSQL and Prometheus (5 to 8 minutes the first time)
 	@$(BIN)/python -m feature_rollout.sandbox
 
 demo: setup ## A rollout on a real control plane and database, with a regression that is taken back

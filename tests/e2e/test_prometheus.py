@@ -1,8 +1,10 @@
 """Rollouts that are measured by a real Prometheus: a regression in its series, its outage, its move, who may ask it."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from feature_rollout.sandbox.prometheus import PrometheusServer, prometheus_binaries, scrape
 from support.exporter import Exporter
@@ -124,6 +126,26 @@ def test_an_outage_holds_and_another_address_goes_on(
             world.wait_row(A, (True, 90, frozenset()), LONG_S)
             exporter.failed = 0.3
             world.wait_row(A, (False, 90, frozenset()), LONG_S)
+
+
+def test_the_quickstart(
+    world: World, operator: Operator, prometheus: PrometheusServer, provide: Callable[..., str]
+) -> None:
+    """As it is in the examples, but for names, the connection string and the interval."""
+    provider = provide(prometheus.url)
+    path = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+    text = path.read_text(encoding="utf-8").replace(
+        "providerRef: {name: prometheus}", f"providerRef: {{name: {provider}}}"
+    )
+    text = text.replace("new_checkout", A).replace("interval: 30s", "interval: 2s")
+    _, flag_store, plan = yaml.safe_load_all(text)
+    # The owner instead of `featurerollout store install`.
+    flag_store["spec"]["postgres"] = {role: key_of(f"{role}-uri") for role in ("writer", "owner")}
+    for obj in (flag_store, plan):
+        obj["metadata"].pop("namespace")
+        world.apply(obj)
+    world.wait_row(A, (True, 5, frozenset()), LONG_S)
+    operator.wait_looks(2, verdict="Pass")
 
 
 def test_who_may_ask_it(
