@@ -12,6 +12,7 @@ import pytest
 
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import MetricType
+from feature_rollout.metrics.hub import Shared
 from feature_rollout.metrics.reader import SqlReader
 from feature_rollout.metrics.sql import SqlMetricSource, SqlQuery
 from feature_rollout.sandbox.database import PostgresAccess
@@ -71,6 +72,12 @@ def database_template(postgres_server: PostgresAccess) -> str:
     return postgres_server.ensure_template("sql_metrics", prepare)
 
 
+def windows(count: int) -> list[Window]:
+    """So many that nobody has asked for."""
+    starts = [START + timedelta(minutes=i) for i in range(1, count + 1)]
+    return [Window(start, start + timedelta(seconds=30)) for start in starts]
+
+
 @dataclass
 class Metrics:
     """A reader with SELECT only, as documented, and what its queries answer."""
@@ -80,6 +87,8 @@ class Metrics:
     reader: SqlReader
 
     async def ask(self, text: str, type_: MetricType = RATIO, **params: str) -> Look:
+        # Whoever asks here wants the database's answer, not that of a moment ago.
+        self.reader.shared = Shared()
         source = SqlMetricSource(self.reader, {"m": SqlQuery(type_, text, params)})
         return await source.look("m", WINDOW)
 
@@ -334,7 +343,7 @@ async def test_a_query_that_waits_for_its_turn_is_bounded_too(database: Database
     reader = SqlReader(database.uri(), timeout_s=0.5)
     source = SqlMetricSource(reader, {"m": SqlQuery(GAUGE, "SELECT 1 AS value FROM pg_sleep(30)")})
     started = time.monotonic()
-    looks = await asyncio.gather(*(source.look("m", WINDOW) for _ in range(6)))
+    looks = await asyncio.gather(*(source.look("m", window) for window in windows(6)))
     assert {look.error for look in looks} == {"timeout after 0.5s"}
     # Far less than the query takes, on however slow a machine.
     assert time.monotonic() - started < 15
@@ -346,7 +355,7 @@ async def test_two_queries_at_a_time_and_their_connections_are_used_again(databa
     reader = SqlReader(database.uri(role))
     text = f"SELECT count(*) AS value FROM pg_stat_activity, pg_sleep(0.05) WHERE usename = '{role}'"
     sources = [SqlMetricSource(reader, {"m": SqlQuery(GAUGE, text)}, f"shop/{i}") for i in range(8)]
-    looks = await asyncio.gather(*(source.look("m", WINDOW) for source in sources))
+    looks = await asyncio.gather(*(s.look("m", window) for s, window in zip(sources, windows(8), strict=True)))
     assert {look.error for look in looks} == {None}
     assert max(look.value or 0 for look in looks) == 2
     pids = database.query("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", role)
@@ -358,17 +367,31 @@ async def test_a_rollout_asks_one_query_at_a_time_and_delays_no_other(database: 
     role = database.role("reader")
     reader = SqlReader(database.uri(role), timeout_s=60)
     slow = SqlMetricSource(reader, {"m": SqlQuery(GAUGE, "SELECT 1 AS value FROM pg_sleep(600)")}, "shop/slow")
-    tasks = [asyncio.create_task(slow.look("m", WINDOW)) for _ in range(10)]
+    tasks = [asyncio.create_task(slow.look("m", window)) for window in windows(10)]
     running = "SELECT FROM pg_stat_activity WHERE usename = %s AND query LIKE 'FETCH%%' AND state = 'active'"
     await wait_for_async(lambda: database.query(running, role))
     quick = SqlMetricSource(reader, {"m": SqlQuery(GAUGE, "SELECT 1 AS value")}, "shop/quick")
-    assert [(await quick.look("m", WINDOW)).value for _ in range(3)] == [1, 1, 1]
+    assert [(await quick.look("m", window)).value for window in windows(3)] == [1, 1, 1]
     assert len(database.query(running, role)) == 1
     assert [task.done() for task in tasks] == [False] * 10
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     await reader.close()
+
+
+async def test_the_same_is_asked_once_for_all_rollouts(metrics: Metrics) -> None:
+    """The same text, arguments and window; a number that is another each time tells how often it was asked."""
+    text = "SELECT random() AS value, %(n)s::int AS units"
+
+    def source(n: str) -> SqlMetricSource:
+        return SqlMetricSource(metrics.reader, {"m": SqlQuery(GAUGE, text, {"n": n})})
+
+    first, second = windows(2)
+    looks = await asyncio.gather(*(source(n).look("m", window) for window in (first, second) for n in "12" * 20))
+    assert {look.error for look in looks} == {None}
+    assert len({look.value for look in looks}) == 4
+    assert (await source("1").look("m", first)).value == looks[0].value
 
 
 async def test_a_look_survives_the_end_of_an_idle_connection(metrics: Metrics) -> None:

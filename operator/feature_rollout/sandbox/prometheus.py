@@ -179,7 +179,11 @@ class PrometheusServer:
             log=self.folder / "prometheus.log",
             folder=self.folder,
         )
-        wait_until(self._is_ready, [process], what="readiness", timeout_s=START_TIMEOUT_S)
+        try:
+            wait_until(self._is_ready, [process], what="readiness", timeout_s=START_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
 
     def stop(self) -> None:
         """End it and keep its data, for `start()`."""
