@@ -84,6 +84,32 @@ def lint(documents: Sequence[Document]) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.get(finding.where, 0))
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A rollout of the documents with its plan, its store, and where it stands."""
+
+    rollout: FeatureRollout
+    store: FlagStore
+    plan: Plan
+    where: str
+
+
+def plans(documents: Sequence[Document]) -> list[Resolved]:
+    """Every rollout, resolved; for documents in which `lint` has found no error."""
+    manifests = _Manifests()
+    for document in documents:
+        if is_ours(document.manifest):
+            list(_add(manifests, document))
+    resolved = []
+    for rollout, where in manifests.of(FeatureRollout):
+        matrix, templates = _referenced(manifests, rollout)
+        store = manifests.get(FlagStore, rollout.metadata.namespace, rollout.spec.store_ref.name)
+        if store is not None:
+            plan = resolve(rollout, matrix=matrix, templates=templates, store=store).plan
+            resolved.append(Resolved(rollout, store, plan, where))
+    return resolved
+
+
 def _add(manifests: _Manifests, document: Document) -> Iterator[Finding]:
     try:
         parsed = parse(document.manifest)
@@ -159,9 +185,7 @@ def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) ->
         if metric.template is not None:
             yield from _lint_template(manifests, metric.template, namespace, where, f"{path}.template")
     yield from missing
-    matrix = manifests.get(RollbackMatrix, namespace, named.matrix) if named.matrix is not None else None
-    found = {name: manifests.get(MetricTemplate, namespace, name) for name in named.templates}
-    templates = {name: template for name, template in found.items() if template is not None}
+    matrix, templates = _referenced(manifests, rollout)
     if len(templates) < len(named.templates) or (named.matrix is not None and matrix is None):
         return
     try:
@@ -175,6 +199,16 @@ def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) ->
     texts = [*_matrix_warnings(rollout, guards, matrix_path), *_lowered_flags(plan)]
     yield from (Finding(Level.WARNING, where, text) for text in texts)
     yield from (Finding(Level.NOTE, where, f"{notice.path}: {notice.consequence}") for notice in plan.notices)
+
+
+def _referenced(
+    manifests: _Manifests, rollout: FeatureRollout
+) -> tuple[RollbackMatrix | None, dict[str, MetricTemplate]]:
+    """The matrix and the templates that a rollout names, so far as they are there."""
+    namespace, named = rollout.metadata.namespace, references(rollout)
+    matrix = manifests.get(RollbackMatrix, namespace, named.matrix) if named.matrix is not None else None
+    found = {name: manifests.get(MetricTemplate, namespace, name) for name in named.templates}
+    return matrix, {name: template for name, template in found.items() if template is not None}
 
 
 def _matrix_warnings(rollout: FeatureRollout, matrix: RollbackMatrixSpec, path: str) -> Iterator[str]:

@@ -145,16 +145,13 @@ class Stores:
             return handle
 
     async def _config(self, namespace: str, spec: FlagStoreSpec) -> StoreConfig:
-        postgres, table = spec.postgres, spec.table
+        postgres = spec.postgres
         uris = [
             await self._secret(namespace, role.secret_key_ref) if role else None
             for role in (postgres.writer, postgres.reader, postgres.owner)
         ]
         access = replace(self._access, authority=await self._authority(namespace, postgres))
-        columns = table.columns
-        mapping = TableMapping(
-            table.schema_, table.name, columns.name, columns.enabled, columns.percentage, columns.groups
-        )
+        mapping = TableMapping.of(spec.table)
         return StoreConfig(uris[0] or "", uris[1], uris[2], mapping, spec.notify_channel, access)
 
     async def _authority(self, namespace: str, postgres: Postgres) -> str | None:

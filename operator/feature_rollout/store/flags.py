@@ -113,16 +113,36 @@ def exposures(rows: Iterable[Row], table: TableMapping) -> dict[str, Exposure]:
 
 async def write(connection: Connection, table: TableMapping, flag: str, columns: Mapping[str, object]) -> list[Row]:
     """One UPDATE of these columns of the flag's rows; returns the rows as triggers and types left them."""
-    assignments = sql.SQL(", ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(column), sql.SQL("%s::text[]" if column == table.groups else "%s"))
-        for column in columns
-    )
-    query = sql.SQL(
-        "UPDATE {table} SET {assignments} WHERE {name} = %s::text "
-        "RETURNING {name}::text, {enabled}, {percentage}::text, {groups}::text[]"
-    ).format(**_identifiers(table), assignments=assignments)
+    values = {column: sql.SQL("%s::text[]" if column == table.groups else "%s") for column in columns}
+    query = update(table, sql.SQL("%s::text"), values) + sql.SQL(
+        " RETURNING {name}::text, {enabled}, {percentage}::text, {groups}::text[]"
+    ).format(**_identifiers(table))
     cursor = await connection.execute(query, (*columns.values(), flag))
     return [Row(*row) for row in await cursor.fetchall()]
+
+
+def update(table: TableMapping, flag: sql.Composable, values: Mapping[str, sql.Composable]) -> sql.Composed:
+    """The UPDATE of these columns of a flag's rows."""
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(column), value) for column, value in values.items()
+    )
+    return sql.SQL("UPDATE {table} SET {assignments} WHERE {name} = {flag}").format(
+        table=sql.Identifier(table.schema, table.table),
+        assignments=assignments,
+        name=sql.Identifier(table.name),
+        flag=flag,
+    )
+
+
+def shown(table: TableMapping, flag: str, before: Exposure, after: Exposure) -> str | None:
+    """The UPDATE that takes a row from `before` to `after`, with its values in it, for people to read; None for none.
+
+    What is run has its values apart from the statement (`write`).
+    """
+    columns = changed_columns(table, before, after)
+    if not columns:
+        return None
+    return update(table, sql.Literal(flag), {name: sql.Literal(value) for name, value in columns.items()}).as_string()
 
 
 def changed_columns(table: TableMapping, before: Exposure, after: Exposure) -> dict[str, object]:

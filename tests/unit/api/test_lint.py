@@ -277,3 +277,20 @@ def test_groups_that_change_in_both_directions_are_no_warning() -> None:
     ]
     objects = (STORE, changed("FeatureRollout", put("stages", stages)))
     assert found(*objects, level=Level.WARNING) == []
+
+
+def test_a_folder_stands_for_all_manifests_below_it(tmp_path: Path) -> None:
+    below = tmp_path / "team" / "shop"
+    below.mkdir(parents=True)
+    (tmp_path / "store.yaml").write_text(yaml.safe_dump(manifest("FlagStore")))
+    (below / "rollout.yml").write_text(yaml.safe_dump(manifest("FeatureRollout")))
+    (below / "notes.txt").write_text("{")
+    result = run(tmp_path, tmp_path / "store.yaml")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("2 documents: 0 errors")
+
+
+def test_a_folder_without_manifests_is_a_mistake(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path} has no *.yaml and no *.yml" in result.stderr
