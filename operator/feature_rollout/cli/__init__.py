@@ -22,6 +22,7 @@ VERBS = {
     "rollback": "Take exposure back now, and keep it back.",
     "retry": "Begin again after a revert.",
     "adopt": "Take over what an earlier rollout of the same name has left.",
+    "plan": "Say what a plan will do: dates, exposure, SQL, and what its guards can tell.",
     "lint": "Check manifests without a cluster.",
     "evaluate": "Say whether a user has a flag, and why.",
     "crds": "Print the CustomResourceDefinitions and admission policies.",

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from feature_rollout.core.exposure import FULL, NONE, Exposure
+from feature_rollout.core.exposure import FULL, NONE, Exposure, format_percentage
 from feature_rollout.ports import Problem
 from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose
 from feature_rollout.store.config import TableMapping
@@ -142,6 +142,8 @@ def shown(table: TableMapping, flag: str, before: Exposure, after: Exposure) -> 
     columns = changed_columns(table, before, after)
     if not columns:
         return None
+    if table.percentage in columns:
+        columns[table.percentage] = Decimal(format_percentage(after.percentage))
     return update(table, sql.Literal(flag), {name: sql.Literal(value) for name, value in columns.items()}).as_string()
 
 
