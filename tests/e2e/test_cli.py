@@ -11,10 +11,10 @@ from support.manifests import ROLLOUT, SECRET, A, B, disable, rollout, stage, st
 from support.world import World
 
 
-def featurerollout(world: World, *args: str) -> subprocess.CompletedProcess[str]:
+def featurerollout(world: World, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     config = ["--kubeconfig", str(world.cluster.kubeconfig()), "-n", world.namespace]
     command = [sys.executable, "-m", "feature_rollout.cli", *args, *config]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={"COLUMNS": "200", **env})
 
 
 @pytest.mark.usefixtures("operator")
@@ -73,3 +73,28 @@ def test_what_is_not_there_and_what_nobody_has_seen(world: World) -> None:
     assert featurerollout(world, "explain", "no-such-rollout").returncode == 5
     world.apply(store(), rollout(stages=[stage("ten", 10)], rows=[disable()]))
     assert "was not seen by an operator yet" in featurerollout(world, "explain", ROLLOUT).stdout
+
+
+@pytest.mark.usefixtures("operator")
+def test_history_tells_who_did_what_and_why(world: World) -> None:
+    world.apply(store(), rollout(stages=[stage("ten", 10, "1m")], rows=[disable()]))
+    waited = featurerollout(world, "status", ROLLOUT, "--wait", "--timeout", "60s")
+    assert waited.returncode == 0, waited.stderr
+    world.set_row(B, False, 10)
+    world.wait_condition("FlagsInSync", "False", "ManualChange")
+    of_status = json.loads(featurerollout(world, "history", ROLLOUT, "-o", "json").stdout)
+    assert [entry["stage"] for entry in of_status if entry["reason"] == "StageEntered"] == ["ten"]
+    assert all("flag" not in entry for entry in of_status)
+
+    uri = world.uris()["writer-uri"]
+    told = featurerollout(world, "history", ROLLOUT, "-o", "json", FEATUREROLLOUT_WRITER_URI=uri)
+    entries = json.loads(told.stdout)
+    changes = [(e["action"], e["flag"], e["change"]) for e in entries if "flag" in e]
+    assert ("Raise", A, "off -> 10 % of everyone") in changes
+    assert ("Manual", B, "10 % of everyone -> off") in changes
+    assert [e["at"] for e in entries if "flag" in e] == sorted(e["at"] for e in entries if "flag" in e)
+    by_hand = next(e for e in entries if e["action"] == "Manual")
+    assert (by_hand["reason"], bool(by_hand["by"])) == ("ManualChange", True)
+    in_words = featurerollout(world, "history", ROLLOUT, FEATUREROLLOUT_WRITER_URI=uri)
+    assert "10 % of everyone -> off" in in_words.stdout
+    assert featurerollout(world, "history", "nothing", FEATUREROLLOUT_WRITER_URI=uri).returncode == 5

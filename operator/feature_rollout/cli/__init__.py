@@ -14,6 +14,7 @@ VERBS = {
     "demo": "Show a rollout and its revert on a real control plane and database.",
     "status": "Show rollouts and where they are.",
     "explain": "Say why a rollout is where it is, and what it waits for.",
+    "history": "Say what happened to a rollout, when, by whom and why.",
     "approve": "Let a stage begin that waits for approval.",
     "confirm": "Say that a check which people must confirm is so.",
     "promote": "End the current bake and its gates.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from feature_rollout.core.exposure import OFF
+from feature_rollout.core.exposure import OFF, Exposure
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Problem, Why
 from feature_rollout.postgres import Connection, Server, Subject
@@ -34,6 +34,21 @@ class Key:
     closed_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A change of a flag's row, as the audit has it. `at` is aware."""
+
+    at: datetime
+    actor: str
+    kind: str
+    flag: str
+    before: Exposure
+    after: Exposure
+    stage: str
+    reason: str
+    message: str
+
+
 class Bookkeeping:
     """The bookkeeping of one database, with a writer's rights. Methods raise Problem."""
 
@@ -49,6 +64,24 @@ class Bookkeeping:
     async def keys(self) -> list[Key]:
         """Every key, open or closed."""
         return await self._connections.transaction(self._keys, mode="REPEATABLE READ READ ONLY")
+
+    async def history(self, namespace: str, name: str, *, limit: int) -> list[Audited]:
+        """The newest changes of the flags of a rollout, oldest first; of every cluster that has had it."""
+
+        async def work(connection: Connection) -> list[Audited]:
+            await self._check(connection)
+            cursor = await connection.execute(
+                "SELECT at, actor, kind, flag, before, after, stage, reason, message FROM feature_rollout.audit "
+                "WHERE starts_with(reverse(ledger_key), reverse(%s)) ORDER BY id DESC LIMIT %s",
+                (f"/{namespace}/{name}", limit),
+            )
+            found = [
+                Audited(at, actor, kind, flag, Exposure.from_json(before), Exposure.from_json(after), *why)
+                for at, actor, kind, flag, before, after, *why in await cursor.fetchall()
+            ]
+            return found[::-1]
+
+        return await self._connections.transaction(work, mode="REPEATABLE READ READ ONLY")
 
     async def release(self, key: str, *, actor: str, reason: str, force: bool) -> list[str] | None:
         """Close the key and give its flags up, their rows, latches and epochs left as they are.
