@@ -10,6 +10,8 @@
 """
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +23,14 @@ from click.testing import CliRunner, Result
 from contract.kube_objects import rollout
 from feature_rollout.api.policies import VERBS
 from feature_rollout.api.rolloutaction import RolloutActionType as Type
-from feature_rollout.cli import main
+from feature_rollout.cli import SHARED, main
 from feature_rollout.cli.crds import command as crds_command
 from feature_rollout.sandbox.controlplane import ControlPlane
 from support.people import HERE, OURS, ROLLOUT, USERS, offer, set_up, wait_for_policies
 from support.waiting import wait_for
 
 COLLECTION = f"/apis/{OURS}/v1alpha1/namespaces/{HERE}"
+PAGE = Path(__file__).parents[2] / "docs" / "people.md"
 PLAN_HASH = "v1:" + "a" * 64
 STATUS = {
     "planHash": PLAN_HASH,
@@ -38,7 +41,7 @@ STATUS = {
 }
 COMMANDS: dict[Type, tuple[str, ...]] = {
     Type.APPROVE: ("approve", ROLLOUT, "--stage", "everyone"),
-    Type.CONFIRM: ("confirm", ROLLOUT, "rehearsed"),
+    Type.CONFIRM: ("confirm", ROLLOUT, "rehearsed-on-staging"),
     Type.PROMOTE: ("promote", ROLLOUT),
     Type.PAUSE: ("pause", ROLLOUT),
     Type.RESUME: ("resume", ROLLOUT),
@@ -48,7 +51,7 @@ COMMANDS: dict[Type, tuple[str, ...]] = {
 }
 FIELDS: dict[Type, dict[str, str]] = {
     Type.APPROVE: {"stage": "everyone", "planHash": PLAN_HASH},
-    Type.CONFIRM: {"check": "rehearsed", "planHash": PLAN_HASH},
+    Type.CONFIRM: {"check": "rehearsed-on-staging", "planHash": PLAN_HASH},
     Type.PROMOTE: {"stage": "canary"},
     Type.ROLL_BACK: {"to": "Baseline"},
 }
@@ -57,7 +60,7 @@ FIELDS: dict[Type, dict[str, str]] = {
 def put_rollout(cluster: ControlPlane, name: str, status: dict[str, Any] | None) -> None:
     obj = rollout(name)
     obj["spec"]["preflight"] = [
-        {"name": "rehearsed", "confirm": "The migrations were rehearsed on staging."},
+        {"name": "rehearsed-on-staging", "confirm": "The migrations were rehearsed on staging."},
         {"name": "backup", "sql": "SELECT true"},
     ]
     everyone = {"names": ["new_checkout"], "percentage": 100, "groups": []}
@@ -82,6 +85,7 @@ def cluster(
         set_up(cluster)
         wait_for_policies(cluster, stamped=stamped)
         put_rollout(cluster, ROLLOUT, STATUS)
+        put_rollout(cluster, "new-checkout", STATUS)
         put_rollout(cluster, "unseen", None)
         put_rollout(cluster, "edited", {**STATUS, "observedGeneration": 0})
         yield cluster
@@ -196,7 +200,7 @@ def test_who_may_not_is_told_what_to_ask_for(cluster: ControlPlane) -> None:
 
 USAGE = {
     "a stage that is none": (("approve", ROLLOUT, "--stage", "evryone"), 2, "name one of canary, everyone"),
-    "a check that is none": (("confirm", ROLLOUT, "reharsed"), 2, "name one of rehearsed, guards-quiet"),
+    "a check that is none": (("confirm", ROLLOUT, "reharsed"), 2, "name one of rehearsed-on-staging, guards-quiet"),
     "a check that the database answers": (("confirm", ROLLOUT, "backup"), 2, "the operator asks it itself"),
     "a rollout that is none": (("pause", "nothing"), 5, "there is no FeatureRollout nothing in namespace shop"),
     "a rollout without a plan hash": (("approve", "unseen", "--stage", "canary"), 1, "has no plan hash yet"),
@@ -214,6 +218,20 @@ def test_a_mistake_is_told_before_anything_is_sent(
     done = run(cluster, "admin", *args)
     assert (done.exit_code, words in done.stderr) == (code, True), done.output
     assert actions(cluster) == before
+
+
+LINES = [line for line in PAGE.read_text().splitlines() if re.match("featurerollout (?!crds|history)", line)]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_of_the_page_is_taken(cluster: ControlPlane, line: str) -> None:
+    args = [*shlex.split(line)[1:], "--dry-run", "--kubeconfig", str(cluster.kubeconfig("admin"))]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
+
+
+def test_the_page_shows_every_verb() -> None:
+    assert {line.split()[1] for line in LINES} == set(SHARED)
 
 
 def test_a_reason_is_demanded() -> None:

@@ -12,6 +12,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from support.people import (
     USERS,
     VERB_NAMES,
     action,
+    allow,
     offer,
     set_up,
     wait_for_policies,
@@ -41,6 +43,7 @@ from support.people import (
 from support.waiting import wait_for
 
 CRDS = Path(__file__).parents[2] / "crds"
+PAGE = Path(__file__).parents[2] / "docs" / "people.md"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 
 
@@ -77,6 +80,21 @@ def test_every_right_to_edit_is_no_right_to_act(cluster: Cluster, kind: RolloutA
 def test_a_verb_on_a_rollout_by_name_is_for_that_one(cluster: Cluster) -> None:
     assert offer(cluster, action("Pause"), "by-name")[0] == CREATED
     assert offer(cluster, action("Pause", "another"), "by-name")[0] == FORBIDDEN
+
+
+def test_the_role_of_the_page_allows_what_it_says(cluster: Cluster) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    role = yaml.safe_load(text)
+    assert role["metadata"]["namespace"] == HERE
+    allow(cluster, "reader-of-the-page", role["rules"])
+    assert offer(cluster, action("Approve", "new-checkout"), "reader-of-the-page")[0] == CREATED
+    assert offer(cluster, action("Approve", "another"), "reader-of-the-page")[0] == FORBIDDEN
+    assert offer(cluster, action("RollBack", "new-checkout"), "reader-of-the-page")[0] == FORBIDDEN
+
+
+def test_the_table_of_the_page_is_that_of_the_policy() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", PAGE.read_text(), re.MULTILINE)
+    assert {kind: verb for verb, kinds in rows for kind in kinds.split(", ")} == VERBS
 
 
 def test_a_verb_in_another_namespace_is_none_here(cluster: Cluster) -> None:

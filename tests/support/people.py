@@ -13,7 +13,13 @@ HERE, ELSEWHERE = "shop", "other"
 ROLLOUT = "checkout"
 HASH = "v1:" + "0" * 64
 VERB_NAMES = sorted(set(VERBS.values()))
-USERS = {**{f"{verb}-only": () for verb in VERB_NAMES}, "editor": (), "by-name": (), "other": ()}
+USERS = {
+    **{f"{verb}-only": () for verb in VERB_NAMES},
+    "editor": (),
+    "by-name": (),
+    "other": (),
+    "reader-of-the-page": (),
+}
 CREATED, FORBIDDEN = 201, 403
 
 FIELDS: dict[RolloutActionType, dict[str, Any]] = {
