@@ -24,6 +24,7 @@ from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import (
     Action,
     ActionType,
+    BaselineType,
     Clause,
     FlagEntry,
     Gate,
@@ -80,6 +81,12 @@ def above(metric: str = "errors", limit: str = "1%", key: str = "", **changes: A
 
 def below(metric: str = "hits", limit: str = "80%", **changes: Any) -> Clause:
     return replace(above(metric, limit, f"{metric}<{limit}"), sense=Sense.BELOW, **changes)
+
+
+def relative(metric: str = "errors", change: str = "50%", **changes: Any) -> Clause:
+    """An increase against the past, unless `changes` say otherwise."""
+    made = above(metric, change, f"{metric}+{change}", baseline=BaselineType.BEFORE_ROLLOUT)
+    return replace(made, **changes)
 
 
 def row(severity: Severity, *clauses: Clause, action: Action | None = None, **changes: Any) -> Row:

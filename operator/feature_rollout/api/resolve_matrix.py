@@ -11,11 +11,12 @@ from feature_rollout.api import rollbackmatrix as models
 from feature_rollout.api.canonical import canonical
 from feature_rollout.api.invalid import InvalidPlan
 from feature_rollout.api.resolve_metrics import BoundMetric
-from feature_rollout.api.rollbackmatrix import BaselineType, RollbackMatrixSpec
+from feature_rollout.api.rollbackmatrix import RollbackMatrixSpec
 from feature_rollout.api.values import LimitText
 from feature_rollout.core.plan import (
     Action,
     ActionType,
+    BaselineType,
     Clause,
     Limit,
     Metric,
@@ -50,9 +51,8 @@ def notices(matrix: RollbackMatrixSpec, path: str, metrics: Mapping[str, BoundMe
         for j, clause in enumerate(row.when):
             if _is_dropped(clause, metrics):
                 continue
-            word = _unsupported_word(clause)
-            if word is not None:
-                yield Notice(f"{path}.rows[{i}].when[{j}].{word}", "the clause is not judged")
+            if clause.alert is not None:
+                yield Notice(f"{path}.rows[{i}].when[{j}].alert", "the clause is not judged")
         if row.action.type is ActionType.ROLL_BACK_DATABASE:
             yield Notice(f"{path}.rows[{i}].action.script", "the flags are disabled, the script is not run")
         if row.action.approval is not None:
@@ -109,11 +109,6 @@ def _is_dropped(clause: models.Clause, metrics: Mapping[str, BoundMetric]) -> bo
     return clause.optional and clause.metric is not None and clause.metric not in metrics
 
 
-def _unsupported_word(clause: models.Clause) -> str | None:
-    words = (("increase", clause.increase), ("decrease", clause.decrease), ("alert", clause.alert))
-    return next((word for word, value in words if value is not None), None)
-
-
 def _clause(row: models.Row, clause: models.Clause, path: str, metrics: Mapping[str, BoundMetric]) -> Clause:
     if clause.metric is None:
         return _alert(row, clause)
@@ -125,22 +120,21 @@ def _clause(row: models.Row, clause: models.Clause, path: str, metrics: Mapping[
         )
     metric = metrics[clause.metric]
     _check_gauge(row, clause, path, metric)
-    _check_increase(row, clause, path)
+    _check_change(row, clause, path, metric)
     absolute = clause.above or clause.below
+    change = clause.increase or clause.decrease
     if absolute is not None:
-        limit, blocker = check_limit(f"{path}.{_word(clause)}", absolute, metric), None
+        limit = check_limit(f"{path}.{_word(clause)}", absolute, metric)
     else:
-        change = clause.increase or clause.decrease
         assert change is not None  # noqa: S101 - one word, by the model's rules
         limit = change.to_core()
-        blocker = f"{clause.metric} {_word(clause)} {change} cannot be judged: this version has only above and below"
     return Clause(
         key=_key(row, clause, metric),
         metric=clause.metric,
         sense=Sense.ABOVE if clause.above is not None or clause.increase is not None else Sense.BELOW,
         limit=limit,
         persist=Persist(clause.persist.failures, clause.persist.of) if clause.persist else None,
-        blocker=blocker,
+        baseline=clause.baseline.type if clause.baseline is not None else None,
     )
 
 
@@ -184,10 +178,24 @@ def _check_gauge(row: models.Row, clause: models.Clause, path: str, metric: Boun
         )
 
 
-def _check_increase(row: models.Row, clause: models.Clause, path: str) -> None:
-    if clause.increase is None or clause.baseline is None or not row.action.type.lowers:
+def _check_change(row: models.Row, clause: models.Clause, path: str, metric: BoundMetric) -> None:
+    if clause.baseline is None:
         return
-    if clause.baseline.type is BaselineType.BEFORE_ROLLOUT and clause.increase.number < INCREASE_MIN:
+    against_control = clause.baseline.type is BaselineType.CONTROL
+    if against_control and metric.template.type is MetricType.GAUGE:
+        raise InvalidPlan(
+            reasons.CONTROL_ON_GAUGE,
+            f"{path}.baseline: {clause.metric} is a Gauge, which is not compared with a control arm: use a Ratio "
+            "(the share past the limit), or baseline: {type: BeforeRollout}",
+        )
+    if clause.decrease is not None and clause.decrease.number >= 1:
+        raise InvalidPlan(
+            reasons.DECREASE_TOO_LARGE,
+            f'{path}.decrease: nothing can fall by more than "{clause.decrease}": write less than "100%"',
+        )
+    if clause.increase is None or against_control or not row.action.type.lowers:
+        return
+    if clause.increase.number < INCREASE_MIN:
         raise InvalidPlan(
             reasons.INCREASE_TOO_SMALL,
             f'{path}.increase: "{clause.increase}" against the past would revert healthy rollouts, because days differ '

@@ -15,7 +15,7 @@ from feature_rollout.api.featurerollout import FeatureRollout, MetricBinding
 from feature_rollout.api.invalid import InvalidPlan
 from feature_rollout.api.metricprovider import MetricProvider, MetricProviderSpec
 from feature_rollout.api.metrictemplate import Counts, MetricTemplate, MetricTemplateSpec, PrometheusSource
-from feature_rollout.core.plan import Metric, MetricType
+from feature_rollout.core.plan import Metric, MetricType, digest
 
 # What every query gets besides its own arguments.
 WINDOW_ARGUMENTS = ("window_start", "window_end")
@@ -78,6 +78,7 @@ class BoundMetric:
             unit=self.template.unit,
             counts_users=self.template.counts is Counts.USERS,
             mode=self.binding.mode,
+            key=digest(self.identity),
         )
 
     def sql_query(self) -> SqlQuery | None:

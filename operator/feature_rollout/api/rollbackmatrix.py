@@ -26,7 +26,7 @@ from feature_rollout.api.values import (
     Number,
     Sha256,
 )
-from feature_rollout.core.plan import ActionType, Target
+from feature_rollout.core.plan import ActionType, BaselineType, Target
 
 WORDS = ("above", "below", "increase", "decrease", "alert")
 
@@ -36,11 +36,6 @@ class SeverityName(StrEnum):
     HIGH = "High"
     MEDIUM = "Medium"
     LOW = "Low"
-
-
-class BaselineType(StrEnum):
-    BEFORE_ROLLOUT = "BeforeRollout"
-    CONTROL = "Control"
 
 
 class Baseline(ApiModel):

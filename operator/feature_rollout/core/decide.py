@@ -24,9 +24,13 @@ from feature_rollout.core.plan import (
     Stage,
     format_duration,
 )
+from feature_rollout.core.relative import wanted_references
 from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
 
 Check = Callable[[View], Decision | None]
+
+# The name under which a person confirms that a guard may stay as tight as it is.
+GUARDS_QUIET = "guards-quiet"
 
 
 def decide(view: View) -> Decision:
@@ -228,6 +232,12 @@ def _evidence_against(view: View) -> Decision | None:
         if guard.state is GuardState.BREACHED:
             message = f"{guard.clause} is breached ({severity}); held until there is no evidence of it any more."
             return _hold(Phase.HELD, reasons.HOLD_ACTION, message, waiting_for=waiting)
+        if guard.state is GuardState.INCIDENT:
+            message = (
+                f"{guard.clause} is past its limit ({severity}), and the users without the flags fare no better: "
+                "not the rollout's doing. Held until it is over."
+            )
+            return _hold(Phase.HELD, reasons.GLOBAL_INCIDENT, message, waiting_for=waiting)
         if guard.state is GuardState.HOLDING:
             message = f"There is evidence against {guard.clause} ({severity}); held until it is below 20."
             return _hold(Phase.HELD, reasons.EVIDENCE_AGAINST, message, waiting_for=waiting)
@@ -242,6 +252,36 @@ def _blind(view: View) -> Decision | None:
     rest = "nothing reverted" if view.plan.on_blind is OnBlind.HOLD else "reverted if it lasts, by onBlind"
     message = f"Guards cannot be evaluated, nothing is raised and {rest}: {'; '.join(notes)}."
     return _hold(Phase.HELD, reasons.GUARDS_BLIND, message, waiting_for=notes)
+
+
+def _reference(view: View) -> Decision | None:
+    """Nothing is raised before the past is known that the guards are compared with."""
+    if view.stage is not None and view.progress.baked < view.stage.bake:
+        return None
+    missing = view.progress.references_missing(view.plan)
+    if not missing:
+        return None
+    phase = Phase.PREFLIGHT if view.stage is None else Phase.HELD
+    known = len(wanted_references(view.plan)) - len(missing)
+    message = (
+        f"Reads the seven days before of {', '.join(missing)} ({known} of {known + len(missing)} metrics are read)."
+    )
+    waiting = tuple(f"the past of {name}" for name in missing)
+    return Decision(Verb.WAIT, phase, reasons.AWAITING_REFERENCE, message, waiting_for=waiting)
+
+
+def _guards_quiet(view: View) -> Decision | None:
+    """A guard that fires without any rollout would take a healthy one back."""
+    if GUARDS_QUIET in view.confirmed:
+        return None
+    noisy = tuple(dict.fromkeys(str(clause) for clause in view.progress.too_tight(view.plan)))
+    if not noisy:
+        return None
+    message = (
+        f"In the seven days before, without any rollout, with limits at 80 % of what they are, there would have been a "
+        f"revert for: {'; '.join(noisy)}. Loosen it, or confirm the check {GUARDS_QUIET}."
+    )
+    return _hold(Phase.PREFLIGHT, reasons.GUARD_TOO_TIGHT, message, stalled=True, waiting_for=noisy)
 
 
 def _unseen(view: View) -> Decision | None:
@@ -404,10 +444,12 @@ CHECKS: tuple[Check, ...] = (
     _preflight,
     _evidence_against,
     _blind,
+    _reference,
     _unseen,
     _no_traffic,
     _baking,
     _gated,
+    _guards_quiet,
     _hold_at,
     _ended,
     _next_not_in_effect,

@@ -75,6 +75,7 @@ class View:
     `rows` are the flag rows as just read; a flag without a row is missing. `trouble` is
     what keeps the present manifest from being followed (`plan` is then the last good one).
     `unfinished`: a lowering was begun that may have got no further than the flags.
+    `confirmed` are the names of the checks that a person has confirmed for this plan.
     """
 
     plan: Plan
@@ -88,6 +89,7 @@ class View:
     trouble: Trouble | None = None
     on_drift: OnDrift = OnDrift.RESPECT
     unfinished: bool = False
+    confirmed: frozenset[str] = frozenset()
 
     @property
     def stage(self) -> Stage | None:

@@ -1,7 +1,7 @@
 """Evidence: is a Ratio really past its limit, or is it noise?
 
-The one-sample test of "Evidence: when is a breach a breach?" (Ratios 1, 3, 4, 5 and
-Deadline), an e-process on counts: whatever the number of looks, a healthy rollout
+The one-sample and the two-sample test of docs/statistics.md (Ratios and Deadline), an
+e-process on counts: whatever the number of looks, a healthy rollout
 reaches `clauses / alpha` with a probability of at most alpha / clauses a clause (Ville's
 inequality; Lindon & Malek, arXiv 2011.03567). Logarithms are natural.
 
@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,15 +48,16 @@ _NOTHING = (0.0,) * len(GRID)
 class Test:
     """One clause's test for one attempt, made once from the plan.
 
-    `limit` is a fraction of units. A clause `below: 80%` is tested on its complement:
-    non-events against (100 - 80) / 100. Written so, and not as 1 - 0.8, a look that is
-    exactly at the limit is not past it.
+    `limit` is a fraction of units, or None for a clause that is relative to something
+    measured: its limit comes with each look. A clause `below: 80%` is tested on its
+    complement: non-events against (100 - 80) / 100. Written so, and not as 1 - 0.8, a look
+    that is exactly at the limit is not past it.
     """
 
     # Not a class of tests, whatever its name makes pytest think.
     __test__ = False
 
-    limit: float
+    limit: float | None
     clauses: int  # those whose row lowers exposure
     alpha: float  # the chance that a healthy rollout is ever reverted
     flag_stages: int  # stages of the plan with flags
@@ -66,7 +67,7 @@ class Test:
     dispersion: float  # 1: independent failures; more: they come in bursts
 
     def __post_init__(self) -> None:
-        if not 0 < self.limit < 1:
+        if self.limit is not None and not 0 < self.limit < 1:
             raise ValueError(f"limit is {self.limit}: it must be between 0 and 1, both excluded")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is {self.alpha}: it must be between 0 and 1, both excluded")
@@ -100,6 +101,17 @@ class Test:
     def weight_of_raise(self, raises: int) -> float:
         """The weight of the next raise after so many: 0.5 / S each, nothing for those that the plan does not have."""
         return _SHARE_OF_RAISES / self.flag_stages if raises < self.flag_stages else 0.0
+
+
+class Arm(NamedTuple):
+    """The users of one arm in a look: with the flags, or without them."""
+
+    events: float
+    units: float
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.units
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +153,7 @@ class Evidence:
     observed_s: float = 0.0
     raises: int = 0
     run: Run | None = None
+    is_vetoed: bool = False  # the run past the limit was seen in the control arm too
 
     @property
     def value(self) -> float:
@@ -185,21 +198,47 @@ class Evidence:
 
     def reset(self) -> Evidence:
         """After an edit of the clause: nothing is left but the time and the raises, whose weight is spent."""
-        return replace(self, mixture=_NOTHING, remembered=(), run=None)
+        return replace(self, mixture=_NOTHING, remembered=(), run=None, is_vetoed=False)
 
-    def looked(self, test: Test, events: float, units: float, window_start: datetime) -> Evidence:
-        """After a look of `events` bad things among `units` chances.
+    def looked(
+        self, test: Test, events: float, units: float, window_start: datetime, limit: float | None = None
+    ) -> Evidence:
+        """After a look of `events` bad things among `units` chances, against the test's limit or this look's own.
 
         Raises ValueError for numbers that are no counts: they are an Error of the metric,
         which its source has to tell. More events than units (Prometheus extrapolates) count
         as units.
         """
-        if not (events >= 0 and 0 <= units < math.inf):
-            raise ValueError(f"{events} events of {units} units is no look")
+        _check_counts(events, units)
+        limit = test.limit if limit is None else limit
+        if limit is None:
+            raise ValueError("a clause that is relative needs a limit for each look")
         if units == 0:
             return self
-        dispersion = test.dispersion
-        ratios = tuple([ratio / dispersion for ratio in log_likelihood_ratios(test.limit, events, units)])
+        # A quotient is rounded correctly, a product with the limit is not: 29 of 100 is not past 29 %.
+        return self._after(test, log_likelihood_ratios(limit, events, units), events / units > limit, window_start)
+
+    def compared(self, test: Test, tolerance: float, tried: Arm, against: Arm, window_start: datetime) -> Evidence:
+        """After a look at two arms: is the rate of `tried` more than `tolerance` times that of `against`?
+
+        Raises ValueError for numbers that are no counts. With an empty arm it is no look.
+        """
+        _check_counts(*tried)
+        _check_counts(*against)
+        if tried.units == 0 or against.units == 0:
+            return self
+        ratios = two_sample_ratios(tolerance, tried, against)
+        return self._after(test, ratios, tried.rate > tolerance * against.rate, window_start)
+
+    def vetoed(self) -> Evidence:
+        """After the control arm has shown that it is not the rollout's doing.
+
+        The run goes on, because the deadline still binds; with its end the veto is over.
+        """
+        return replace(self, mixture=_NOTHING, remembered=(), is_vetoed=True)
+
+    def _after(self, test: Test, ratios: tuple[float, ...], is_past: bool, window_start: datetime) -> Evidence:
+        ratios = tuple([ratio / test.dispersion for ratio in ratios])
         lookback = test.lookback
         window = (*self.remembered, self.mixture)[-lookback:]
         return Evidence(
@@ -207,8 +246,8 @@ class Evidence:
             window[1:] if len(window) == lookback else window,
             self.observed_s + test.interval_s,
             self.raises,
-            # A quotient is rounded correctly, a product with the limit is not: 29 of 100 is not past 29 %.
-            _extended(self.run, ratios, window_start) if events / units > test.limit else None,
+            _extended(self.run, ratios, window_start) if is_past else None,
+            is_vetoed=self.is_vetoed and is_past,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -219,6 +258,7 @@ class Evidence:
             "observedSeconds": self.observed_s,
             "raises": self.raises,
             "run": self.run.to_json() if self.run else None,
+            "vetoed": self.is_vetoed,
         }
 
     @classmethod
@@ -229,6 +269,8 @@ class Evidence:
             float(data["observedSeconds"]),
             data["raises"],
             Run.from_json(data["run"]) if data["run"] else None,
+            # Not there in what an earlier version has stored.
+            data.get("vetoed", False),
         )
 
 
@@ -241,6 +283,21 @@ def log_likelihood_ratios(limit: float, events: float, units: float) -> tuple[fl
     bad = min(events, units, max(1.0, EVENTS_CAP * limit * units))
     good = units - bad
     return tuple([bad * of_bad + good * of_good for of_bad, of_good in _log_ratios(limit)])
+
+
+def two_sample_ratios(tolerance: float, tried: Arm, against: Arm) -> tuple[float, ...]:
+    """l_r of a look at two arms with units, before dispersion: one for each of GRID.
+
+    Given how many events there were in both, the share of `tried` in them is tested: it is
+    t0 when its rate is just `tolerance` times that of `against`, and t1 when it is r times more.
+    """
+    ratios = []
+    for ratio in GRID:
+        # ln(t1 / t0) and ln((1 - t1) / (1 - t0)), of t = rho * nt / (rho * nt + nc).
+        share = tolerance * tried.units / (tolerance * tried.units + against.units)
+        of_others = -math.log1p(share * (ratio - 1))
+        ratios.append(tried.events * (math.log(ratio) + of_others) + against.events * of_others)
+    return tuple(ratios)
 
 
 def log_mean_exp(logs: tuple[float, ...]) -> float:
@@ -274,6 +331,11 @@ def _mixed(
         caps = [_SETTLE_GROWTH * (m + weight) for m in past]
         return tuple([min(m, cap, ceiling) for m, cap in zip(grown, caps, strict=True)])
     return tuple([min(m, ceiling) for m in grown])
+
+
+def _check_counts(events: float, units: float) -> None:
+    if not (0 <= events < math.inf and 0 <= units < math.inf):
+        raise ValueError(f"{events} events of {units} units is no look")
 
 
 def _extended(run: Run | None, ratios: tuple[float, ...], window_start: datetime) -> Run:

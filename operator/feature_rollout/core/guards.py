@@ -11,8 +11,20 @@ from feature_rollout.core.evidence import Evidence
 from feature_rollout.core.exposure import DISABLED, FULL, Exposure
 from feature_rollout.core.gauge import GaugeRun
 from feature_rollout.core.looks import stale_after
-from feature_rollout.core.plan import Action, ActionType, Clause, Metric, MetricType, Plan, Row, Target, format_duration
+from feature_rollout.core.plan import (
+    Action,
+    ActionType,
+    BaselineType,
+    Clause,
+    Metric,
+    MetricType,
+    Plan,
+    Row,
+    Target,
+    format_duration,
+)
 from feature_rollout.core.progress import Progress
+from feature_rollout.core.relative import limit_of, needs_past
 from feature_rollout.core.state import Breach, Ledger
 
 # With `onBlind: Revert`, so many looks in a row must have failed, however short the row's deadline is.
@@ -23,6 +35,7 @@ class GuardState(StrEnum):
     QUIET = "Quiet"
     PAST_LIMIT = "PastLimit"  # the newest look is past the limit, which proves nothing yet
     HOLDING = "Holding"  # enough evidence to stop advancing
+    INCIDENT = "GlobalIncident"  # conclusive, but the users without the flags see it too
     BREACHED = "Breached"  # conclusive
     UNSEEN = "Unseen"  # not looked at yet in this attempt
     NO_DATA = "NoData"
@@ -34,6 +47,8 @@ class Guard:
     """A clause and its state. `note` says in words why it is blind or without data.
 
     `blind_since` is set when its source has failed often enough that this is no hiccup.
+    `limit` is the limit in force at the newest look, as people read it: of a clause that is
+    relative, what its change comes to.
     """
 
     row: Row
@@ -44,6 +59,7 @@ class Guard:
     onset_at: datetime | None = None
     note: str = ""
     blind_since: datetime | None = None
+    limit: str = ""
 
     @property
     def is_blind(self) -> bool:
@@ -61,16 +77,22 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
     if blocker:
         return Guard(row, clause, GuardState.BLIND, note=blocker)
     latest = progress.of(metric.name).latest
-    guard = _judged(Guard(row, clause, GuardState.QUIET, latest.number if latest else None), plan, progress, now)
+    quiet = Guard(row, clause, GuardState.QUIET, limit=str(clause.limit))
+    if latest is not None:
+        limit = limit_of(clause, metric, progress.reference_of(metric), latest)
+        shown = quiet.limit if clause.baseline is None or limit is None else metric.format(limit)
+        quiet = replace(quiet, value=latest.number, limit=shown)
+    guard = _judged(quiet, plan, progress, now)
     if guard.state is GuardState.BREACHED:
         return guard
-    blind = _blindness(metric, progress, now)
+    blind = _blindness(metric, progress, now) or _incomparable(clause, metric, progress)
     if blind:
         measured = progress.of(metric.name)
         since = measured.failing_since if measured.failures >= BLIND_LOOKS_MIN else None
         return replace(guard, state=GuardState.BLIND, note=blind, blind_since=since)
-    if latest is None:
-        return replace(guard, state=GuardState.UNSEEN, note=f"the first look at {metric.name}")
+    if latest is None or (needs_past(clause) and progress.reference_of(metric) is None):
+        what = "the first look at" if latest is None else "the past of"
+        return replace(guard, state=GuardState.UNSEEN, note=f"{what} {metric.name}")
     if not latest.is_measured:
         return replace(guard, state=GuardState.NO_DATA, note=f"{metric.name} had no data in its newest window")
     return guard
@@ -90,6 +112,8 @@ def _judged(guard: Guard, plan: Plan, progress: Progress, now: datetime) -> Guar
         )
     if progress.is_breached(plan, row, clause, now):
         return replace(guard, state=GuardState.BREACHED)
+    if progress.evidence.get(clause.key, Evidence()).is_vetoed:
+        return replace(guard, state=GuardState.INCIDENT)
     if progress.holds(plan, row, clause, now):
         return replace(guard, state=GuardState.HOLDING)
     return replace(guard, state=GuardState.PAST_LIMIT) if guard.onset_at else guard
@@ -106,6 +130,22 @@ def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
     return ""
 
 
+def _incomparable(clause: Clause, metric: Metric, progress: Progress) -> str:
+    """Why there is nothing to compare a relative clause with, or nothing."""
+    latest, reference = progress.of(metric.name).latest, progress.reference_of(metric)
+    if clause.baseline is BaselineType.CONTROL and latest is not None and latest.is_measured:
+        if latest.control_units is None:
+            return f"{metric.name} has no control arm: its query must give control_events and control_units"
+        return ""
+    if not needs_past(clause):
+        return ""
+    if reference is None and progress.reference_until is None:
+        return f"{metric.name} was not compared with its past before the first raise: begin another attempt"
+    if reference is not None and not any(count for _, count in reference.hours):
+        return f"{metric.name} has no past to be compared with: {reference.note}"
+    return ""
+
+
 def breach_of(guard: Guard, metric: Metric, now: datetime) -> Breach:
     """The record of a guard that is breached."""
     return Breach(
@@ -113,7 +153,7 @@ def breach_of(guard: Guard, metric: Metric, now: datetime) -> Breach:
         metric=guard.clause.metric,
         clause=str(guard.clause),
         value=metric.format(guard.value) if guard.value is not None else "unknown",
-        limit=str(guard.clause.limit),
+        limit=guard.limit or str(guard.clause.limit),
         log_evidence=guard.log_evidence,
         onset_at=guard.onset_at or now,
         respond_within=guard.row.respond_within,

@@ -48,7 +48,7 @@ def _of_advance(view: View, decision: Decision, ledger: Ledger) -> tuple[str, ..
         found.append(S4_PEOPLE_WIN)
     if coming is None or set(decision.after) != set(coming.flags) or set(decision.before) != set(coming.flags):
         found.append(S8_FRAME)
-    doubtful = {GuardState.BLIND, GuardState.UNSEEN, GuardState.HOLDING, GuardState.BREACHED}
+    doubtful = {GuardState.BLIND, GuardState.UNSEEN, GuardState.HOLDING, GuardState.INCIDENT, GuardState.BREACHED}
     gates = stage.gates if stage else ()
     if any(g.state in doubtful for g in view.guards) or any(unmet(gate, view.plan, view.progress) for gate in gates):
         found.append(S9_EVIDENCE)

@@ -50,6 +50,13 @@ class Sense(StrEnum):
     BELOW = "below"
 
 
+class BaselineType(StrEnum):
+    """What a relative clause is measured against."""
+
+    BEFORE_ROLLOUT = "BeforeRollout"
+    CONTROL = "Control"
+
+
 class ActionType(StrEnum):
     DISABLE_FLAGS = "DisableFlags"
     REDUCE_PERCENTAGE = "ReducePercentage"
@@ -124,7 +131,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A bound metric. `blocker` says why this version cannot measure it, or is None."""
+    """A bound metric. `blocker` says why this version cannot measure it, or is None.
+
+    `key` names what its numbers are of: it changes when its template, its arguments or its
+    provider do.
+    """
 
     name: str
     type: MetricType
@@ -134,6 +145,7 @@ class Metric:
     counts_users: bool = False
     mode: Mode = Mode.ENFORCE
     blocker: str | None = None
+    key: str = ""
 
     def format(self, value: float) -> str:
         """A value of this metric as people read it."""
@@ -197,7 +209,8 @@ class Persist:
 class Clause:
     """A guard. `key` names its evidence: it changes when the clause, its template or its provider does.
 
-    `blocker` says why this version cannot judge it, or is None.
+    With a `baseline` the limit is a change against it (0.5 for 50 %), an increase for
+    `above` and a decrease for `below`. `blocker` says why this version cannot judge it, or is None.
     """
 
     key: str
@@ -206,9 +219,13 @@ class Clause:
     limit: Limit
     persist: Persist | None = None
     blocker: str | None = None
+    baseline: BaselineType | None = None
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sense} {self.limit}"
+        if self.baseline is None:
+            return f"{self.metric} {self.sense} {self.limit}"
+        word = "increase" if self.sense is Sense.ABOVE else "decrease"
+        return f"{self.metric} {word} {self.limit} against {self.baseline}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from feature_rollout.core.evidence import Evidence, Test, default_dispersion
+from feature_rollout.core.evidence import Arm, Evidence, Test
 from feature_rollout.core.gauge import GaugeRule, GaugeRun
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window
 from feature_rollout.core.plan import Clause, Metric, MetricType, OnNoTraffic, Plan, Row, Sense
+from feature_rollout.core.reference import Reference
+from feature_rollout.core.relative import (
+    VETO_LOOKS,
+    Arms,
+    arms_of,
+    dispersion_of,
+    fires_on,
+    is_global,
+    is_past,
+    judged,
+    limit_of,
+    wanted_references,
+)
 from feature_rollout.core.state import Ledger
 
 # After an outage of the operator, so many of the missed windows are looked at; older ones stay unobserved.
@@ -33,6 +46,7 @@ class MetricProgress:
 
     `failures` is how many of the newest looks, without a gap, its source has failed to answer; `failing_since` is
     the start of the first of them.
+    `key` is the metric's when it was looked at; `arms` are those of its newest looks.
     """
 
     looked_until: datetime | None = None
@@ -43,6 +57,8 @@ class MetricProgress:
     healthy: tuple[Window, ...] = ()
     failures: int = 0
     failing_since: datetime | None = None
+    key: str = ""
+    arms: tuple[Arms, ...] = ()
 
     def observed(self, look: Look, *, healthy: bool, keep_value: bool) -> MetricProgress:
         spans = self.healthy
@@ -61,6 +77,8 @@ class MetricProgress:
             healthy=spans[-SPANS_MAX:],
             failures=self.failures + 1 if look.error is not None else 0,
             failing_since=(self.failing_since or look.window.start) if look.error is not None else None,
+            key=self.key,
+            arms=_with_arms(self.arms, look),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +91,8 @@ class MetricProgress:
             "healthy": [[w.start.isoformat(), w.end.isoformat()] for w in self.healthy],
             "failures": self.failures,
             "failingSince": self.failing_since.isoformat() if self.failing_since else None,
+            "key": self.key,
+            "arms": [[*treated, *control] for treated, control in self.arms],
         }
 
     @classmethod
@@ -86,6 +106,9 @@ class MetricProgress:
             healthy=tuple(Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in data["healthy"]),
             failures=data["failures"],
             failing_since=_time(data["failingSince"]),
+            # These two are not there in what an earlier version has stored.
+            key=data.get("key", ""),
+            arms=tuple((Arm(a, b), Arm(c, d)) for a, b, c, d in data.get("arms", ())),
         )
 
 
@@ -96,6 +119,8 @@ class Progress:
     `stage_from` is when the present stage was entered: a look belongs to it when its
     window starts then or later. `baked_until` is up to where `baked` was accounted.
     `watching` is true from the first raise on: before it there is nothing to blame.
+    `reference_until` is the end of the past that the attempt is compared with, and None
+    where it is not asked for; `references` is what was found, by metric.
     """
 
     stage_from: datetime | None = None
@@ -105,6 +130,8 @@ class Progress:
     metrics: Mapping[str, MetricProgress] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     gauges: Mapping[str, GaugeRun] = field(default_factory=dict)
+    reference_until: datetime | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
 
     def of(self, metric: str) -> MetricProgress:
         return self.metrics.get(metric, MetricProgress())
@@ -114,7 +141,7 @@ class Progress:
         evidence, gauges = self.evidence, self.gauges
         if raised:
             evidence = {
-                clause.key: self._evidence(clause).raised(test_of(plan, row, clause))
+                clause.key: self._evidence(clause).raised(self.test_of(plan, row, clause))
                 for row, clause in plan.guards()
                 if _is_ratio(plan, clause)
             }
@@ -123,7 +150,18 @@ class Progress:
             name: replace(progress, events=0.0, units=0.0, values=(), healthy=())
             for name, progress in self.metrics.items()
         }
-        return Progress(at, self.watching or raised, timedelta(0), at, metrics, evidence, gauges)
+        references = {name: found.settled() if raised else found for name, found in self.references.items()}
+        return replace(
+            self,
+            stage_from=at,
+            watching=self.watching or raised,
+            baked=timedelta(0),
+            baked_until=at,
+            metrics=metrics,
+            evidence=evidence,
+            gauges=gauges,
+            references=references,
+        )
 
     def observed(self, plan: Plan, look: Look, *, counting: bool, on_no_traffic: OnNoTraffic) -> Progress:
         """After a look. One that was seen already, or that began before the stage, changes nothing.
@@ -137,11 +175,12 @@ class Progress:
             return self
         if self.stage_from is not None and look.window.start < self.stage_from:
             return self
-        after = self._judged(plan, look) if self.watching else self
+        after = self._judged(plan, look, _with_arms(before.arms, look)) if self.watching else self
         guards = [(row, clause) for row, clause in plan.guards() if clause.metric == look.metric]
         seen = look.is_measured or (look.error is None and on_no_traffic is OnNoTraffic.COUNT)
         held = any(after.holds(plan, row, clause, look.window.end) for row, clause in guards)
         healthy = bool(guards) and counting and seen and not held and self.stage_from is not None
+        before = replace(before, key=plan.metrics[look.metric].key)
         measured = before.observed(look, healthy=healthy, keep_value=look.metric in plan.gated_metrics)
         return _with_bake(replace(after, metrics={**after.metrics, look.metric: measured}), plan)
 
@@ -158,13 +197,72 @@ class Progress:
         if clause.blocker is not None or metric.blocker is not None:
             return False
         if metric.type is MetricType.GAUGE:
-            return self.gauges.get(clause.key, GaugeRun()).breached(gauge_rule(metric, clause))
-        evidence, test = self.evidence.get(clause.key, Evidence()), test_of(plan, row, clause)
+            return self.gauges.get(clause.key, GaugeRun()).breached(gauge_rule(metric, clause, clause.limit.value))
+        evidence, test = self.evidence.get(clause.key, Evidence()), self.test_of(plan, row, clause)
         return evidence.conclusive(test) or evidence.overdue(test, row.respond_within, at)
 
     def holds(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:
         """Whether this clause alone keeps the rollout from advancing."""
-        return self.evidence.get(clause.key, Evidence()).holds or self.is_breached(plan, row, clause, at)
+        evidence = self.evidence.get(clause.key, Evidence())
+        return evidence.holds or evidence.is_vetoed or self.is_breached(plan, row, clause, at)
+
+    def reference_of(self, metric: Metric) -> Reference | None:
+        """What is known of the metric's past, unless it is that of an earlier query."""
+        found = self.references.get(metric.name)
+        return found if found is not None and found.key == metric.key else None
+
+    def references_missing(self, plan: Plan) -> tuple[str, ...]:
+        """The metrics whose past is asked for and not known yet."""
+        if self.reference_until is None:
+            return ()
+        return tuple(name for name in wanted_references(plan) if self.reference_of(plan.metrics[name]) is None)
+
+    def referred(self, metric: str, reference: Reference) -> Progress:
+        """The past of a metric was found, or that there is none to be had."""
+        known = reference.settled() if self.watching else reference
+        return replace(self, references={**self.references, metric: known})
+
+    def too_tight(self, plan: Plan) -> tuple[Clause, ...]:
+        """Before the first raise: clauses that would have taken exposure back in the past, where no rollout was."""
+        if self.watching:
+            return ()
+        found = []
+        for row, clause in plan.guards():
+            metric = plan.metrics[clause.metric]
+            reference = self.reference_of(metric)
+            if not row.action.type.lowers or reference is None or not reference.blocks or not _is_ratio(plan, clause):
+                continue
+            if fires_on(reference, self.test_of(plan, row, clause), clause, metric):
+                found.append(clause)
+        return tuple(found)
+
+    def verdict(self, plan: Plan, look: Look) -> Verdict:
+        """What one look says, taken alone, against the limits in force of the guards on its metric."""
+        if look.error is not None:
+            return Verdict.ERROR
+        if look.number is None:
+            return Verdict.NO_DATA
+        metric = plan.metrics[look.metric]
+        reference = self.reference_of(metric)
+        clauses = (clause for _, clause in plan.guards() if clause.metric == look.metric)
+        return Verdict.FAIL if any(is_past(c, metric, reference, look) for c in clauses) else Verdict.PASS
+
+    def test_of(self, plan: Plan, row: Row, clause: Clause) -> Test:
+        """The test of a clause on a Ratio; `below` is tested on the complement."""
+        metric = plan.metrics[clause.metric]
+        limit = None
+        if clause.baseline is None:
+            limit = clause.limit.value if clause.sense is Sense.ABOVE else clause.limit.complement
+        return Test(
+            limit=limit,
+            clauses=plan.lowering_clauses,
+            alpha=plan.alpha,
+            flag_stages=plan.flag_stages,
+            bakes_s=plan.bakes.total_seconds(),
+            interval_s=metric.interval.total_seconds(),
+            settle_s=row.settle.total_seconds(),
+            dispersion=dispersion_of(metric, self.reference_of(metric)),
+        )
 
     def due_window(self, metric: Metric, now: datetime) -> Window:
         """The next window to look at. It is due once `looks.known_at` is past."""
@@ -187,21 +285,24 @@ class Progress:
             return Evidence()
         return replace(Evidence(), observed_s=max(e.observed_s for e in others), raises=max(e.raises for e in others))
 
-    def _judged(self, plan: Plan, look: Look) -> Progress:
+    def _judged(self, plan: Plan, look: Look, arms: tuple[Arms, ...]) -> Progress:
         metric = plan.metrics[look.metric]
+        reference = self.reference_of(metric)
         evidence, gauges = dict(self.evidence), dict(self.gauges)
         for row, clause in plan.guards():
             if clause.metric != look.metric or clause.blocker is not None:
                 continue
             if metric.type is MetricType.GAUGE:
-                value = look.value if look.is_measured else None
+                limit = limit_of(clause, metric, reference, look)
+                value = look.value if look.is_measured and limit is not None else None
+                rule = gauge_rule(metric, clause, clause.limit.value if limit is None else limit)
                 run = gauges.get(clause.key, GaugeRun())
-                gauges[clause.key] = run.looked(gauge_rule(metric, clause), value, look.window.start, look.window.end)
-            elif look.is_measured and look.events is not None and look.units:
-                # More events than units (Prometheus extrapolates) must not make a negative complement.
-                events = look.events if clause.sense is Sense.ABOVE else max(look.units - look.events, 0.0)
-                test = test_of(plan, row, clause)
-                evidence[clause.key] = self._evidence(clause).looked(test, events, look.units, look.window.start)
+                gauges[clause.key] = run.looked(rule, value, look.window.start, look.window.end)
+            elif look.is_measured:
+                test = self.test_of(plan, row, clause)
+                found = judged(self._evidence(clause), test, clause, look, metric=metric, reference=reference)
+                is_incident = found.conclusive(test) and is_global(clause, arms)
+                evidence[clause.key] = found.vetoed() if is_incident else found
         return replace(self, evidence=evidence, gauges=gauges)
 
     def to_json(self) -> dict[str, Any]:
@@ -213,6 +314,8 @@ class Progress:
             "metrics": {name: progress.to_json() for name, progress in self.metrics.items()},
             "evidence": {key: evidence.to_json() for key, evidence in self.evidence.items()},
             "gauges": {key: run.to_json() for key, run in self.gauges.items()},
+            "referenceUntil": self.reference_until.isoformat() if self.reference_until else None,
+            "references": {name: reference.to_json() for name, reference in self.references.items()},
         }
 
     @classmethod
@@ -225,6 +328,9 @@ class Progress:
             metrics={name: MetricProgress.from_json(value) for name, value in data["metrics"].items()},
             evidence={key: Evidence.from_json(value) for key, value in data["evidence"].items()},
             gauges={key: GaugeRun.from_json(value) for key, value in data["gauges"].items()},
+            # Not there in what an earlier version has stored.
+            reference_until=_time(data.get("referenceUntil")),
+            references={name: Reference.from_json(value) for name, value in data.get("references", {}).items()},
         )
 
 
@@ -253,6 +359,8 @@ def aligned(progress: Progress | None, plan: Plan, ledger: Ledger, now: datetime
     of (the process died between the two) starts then. Without any progress, what the
     ledger row says was baked is kept, and no time before `now` is counted again.
     """
+    if progress is not None:
+        progress = _rekeyed(progress, plan)
     if ledger.entered_at is None:
         is_earlier = progress is None or progress.stage_from is not None
         return Progress(watching=bool(ledger.raised)) if progress is None or is_earlier else progress
@@ -264,6 +372,19 @@ def aligned(progress: Progress | None, plan: Plan, ledger: Ledger, now: datetime
         return progress
     wrote = any(stage.entries for stage in plan.stages[ledger.stage : ledger.stage + 1])
     return replace(progress.entered(plan, ledger.entered_at, raised=wrote), baked=ledger.baked)
+
+
+def _rekeyed(progress: Progress, plan: Plan) -> Progress:
+    """After an edit of a template, its arguments or its provider: what the old query has measured does not count.
+
+    Of that metric alone: its counts and values in the stage, its looks, its arms.
+    """
+    edited = {
+        name: MetricProgress(key=metric.key)
+        for name, metric in plan.metrics.items()
+        if progress.of(name).key not in ("", metric.key)
+    }
+    return replace(progress, metrics={**progress.metrics, **edited}) if edited else progress
 
 
 def overlap(spans: Iterable[tuple[Window, ...]], within: Window) -> timedelta:
@@ -279,39 +400,18 @@ def overlap(spans: Iterable[tuple[Window, ...]], within: Window) -> timedelta:
     return sum((window.end - window.start for window in common), timedelta(0))
 
 
-def test_of(plan: Plan, row: Row, clause: Clause) -> Test:
-    """The test of a clause on a Ratio; `below` is tested on the complement."""
-    metric = plan.metrics[clause.metric]
-    return Test(
-        limit=clause.limit.value if clause.sense is Sense.ABOVE else clause.limit.complement,
-        clauses=plan.lowering_clauses,
-        alpha=plan.alpha,
-        flag_stages=plan.flag_stages,
-        bakes_s=plan.bakes.total_seconds(),
-        interval_s=metric.interval.total_seconds(),
-        settle_s=row.settle.total_seconds(),
-        dispersion=default_dispersion(metric.counts_users),
-    )
-
-
-def gauge_rule(metric: Metric, clause: Clause) -> GaugeRule:
+def gauge_rule(metric: Metric, clause: Clause, limit: float) -> GaugeRule:
+    """The rule of a clause on a Gauge with the limit in force."""
     persist = (clause.persist.failures, clause.persist.of) if clause.persist else None
-    return GaugeRule(clause.limit.value, clause.sense is Sense.ABOVE, persist, metric.interval.total_seconds())
+    return GaugeRule(limit, clause.sense is Sense.ABOVE, persist, metric.interval.total_seconds())
 
 
-def is_past(clause: Clause, number: float) -> bool:
-    """Whether one look alone is on the bad side of the clause's limit."""
-    return number > clause.limit.value if clause.sense is Sense.ABOVE else number < clause.limit.value
-
-
-def verdict(look: Look, clauses: Iterable[Clause]) -> Verdict:
-    """What one look says, taken alone, against the limits that name its metric."""
-    if look.error is not None:
-        return Verdict.ERROR
-    number = look.number
-    if number is None:
-        return Verdict.NO_DATA
-    return Verdict.FAIL if any(is_past(clause, number) for clause in clauses) else Verdict.PASS
+def _with_arms(arms: tuple[Arms, ...], look: Look) -> tuple[Arms, ...]:
+    """The arms of the newest looks that had any."""
+    treated, control = arms_of(look)
+    if look.error is not None or control is None:
+        return arms
+    return (*arms, (treated, control))[-VETO_LOOKS:]
 
 
 def _is_ratio(plan: Plan, clause: Clause) -> bool:

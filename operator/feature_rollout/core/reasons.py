@@ -23,6 +23,9 @@ STAGE_OVERDUE = "StageOverdue"
 EVIDENCE_AGAINST = "EvidenceAgainst"
 HOLD_ACTION = "HoldAction"
 GUARDS_BLIND = "GuardsBlind"
+GLOBAL_INCIDENT = "GlobalIncident"
+AWAITING_REFERENCE = "AwaitingReference"
+GUARD_TOO_TIGHT = "GuardTooTight"
 NO_TRAFFIC = "NoTraffic"
 NOT_IN_EFFECT = "NotInEffect"
 PLAN_CHANGED = "PlanChanged"
@@ -68,6 +71,9 @@ DESCRIPTIONS: dict[str, str] = {
     STAGE_OVERDUE: "A stage has not passed its bake and its gates within its `deadline`; the message says why.",
     EVIDENCE_AGAINST: "A guard has evidence of 20 or more: no proof of a breach, but too much to go on.",
     HOLD_ACTION: "A row whose action is Hold is breached.",
+    GLOBAL_INCIDENT: "A guard is past its limit, and so are the users without the flags: the rollout holds.",
+    AWAITING_REFERENCE: "The seven days before the first raise are read, which the guards are compared with.",
+    GUARD_TOO_TIGHT: "A guard would have fired in the seven days before, without any rollout; a person must see to it.",
     GUARDS_BLIND: "A guard cannot be evaluated; nothing is raised, and nothing is reverted unless `onBlind` says so.",
     NO_TRAFFIC: "A guard's metric has no data; healthy time does not count.",
     NOT_IN_EFFECT: "The plan demands something that this version cannot do; it waits instead of skipping it.",
@@ -102,6 +108,8 @@ DESCRIPTIONS: dict[str, str] = {
     "MetricUnbound": "A clause or a gate names a metric that the rollout does not bind: a guard that would never fire.",
     "LimitMismatch": "A limit does not fit its metric: a Ratio wants a percentage, a Gauge a plain number.",
     "GaugeTooSlow": "A Gauge is in a row whose deadline is too short to judge it.",
+    "ControlOnGauge": "A Gauge is to be compared with the control arm, which only a Ratio can be.",
+    "DecreaseTooLarge": "A relative decrease is of 100 % or more, which can never be.",
     "IncreaseTooSmall": "A relative increase is so small that healthy days differ by more.",
     "DuplicateClause": "A row has the same clause twice.",
     "SettleTooLong": "A row's `settle` is longer than a revert may be kept waiting.",

@@ -6,7 +6,8 @@ changes nothing in it but `metrics`, which alone is no reason to write.
 | phase | Ready | Stalled | when |
 |---|---|---|---|
 | Pending | False, and Reconciling | False | for seconds: the first looks, a new attempt |
-| Preflight | False | True | the plan has a preflight, which this version cannot do |
+| Preflight | False, and Reconciling | False | the seven days before are read |
+| Preflight | False | True | a guard would fire without any rollout; a preflight that this version cannot do |
 | Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |
 | AwaitingWindow | True | False | the calendar is closed |
 | Held | True; False when blind | for PlanChanged, NotInEffect, StageOverdue | something keeps it from advancing |
@@ -31,7 +32,6 @@ from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.guards import GuardState
 from feature_rollout.core.looks import Verdict
 from feature_rollout.core.plan import Metric, format_duration
-from feature_rollout.core.progress import verdict
 
 HISTORY_MAX = 10
 SIZE_MAX_BYTES = 32 * 1024
@@ -183,7 +183,7 @@ def _metric(view: View, metric: Metric) -> dict[str, Any]:
     latest = view.progress.of(metric.name).latest
     picture: dict[str, Any] = {"name": metric.name, "verdict": str(Verdict.NO_DATA)}
     if latest is not None:
-        picture["verdict"] = str(verdict(latest, [guard.clause for guard in guards]))
+        picture["verdict"] = str(view.progress.verdict(view.plan, latest))
         picture["at"] = kube_time(latest.window.end)
         picture |= {k: v for k, v in (("events", latest.events), ("units", latest.units)) if v is not None}
         if latest.number is not None:
@@ -276,7 +276,14 @@ def _health(view: View) -> str:
     if view.ledger.latch is not None:
         return "RolledBack"
     states = {guard.state for guard in view.guards if not view.is_over}
-    order = (GuardState.BREACHED, GuardState.BLIND, GuardState.HOLDING, GuardState.UNSEEN, GuardState.NO_DATA)
+    order = (
+        GuardState.BREACHED,
+        GuardState.INCIDENT,
+        GuardState.BLIND,
+        GuardState.HOLDING,
+        GuardState.UNSEEN,
+        GuardState.NO_DATA,
+    )
     return next((str(state) for state in order if state in states), "Healthy")
 
 
@@ -284,7 +291,7 @@ def _conditions(view: View, decision: Decision, generation: int) -> list[dict[st
     rolled_back = view.ledger.latch is not None
     stalled = decision.stalled or rolled_back
     guards, in_sync = _guards_healthy(view), _flags_in_sync(view)
-    starting = decision.phase is Phase.PENDING
+    starting = decision.phase is Phase.PENDING or decision.reason == reasons.AWAITING_REFERENCE
     ready = not (stalled or starting) and guards[1] != "False" and in_sync[1] == "True"
     why_not = next(((c[2], c[3]) for c in (in_sync, guards) if c[1] == "False"), None)
     cause = (decision.reason, decision.message) if ready or stalled or why_not is None else why_not

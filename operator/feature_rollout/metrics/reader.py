@@ -103,6 +103,8 @@ class SqlReader:
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(QUERIES_AT_A_TIME)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Whoever asks for the past of metrics shares one of the connections, so that another is left for looks.
+        self.background = asyncio.Semaphore(1)
         # Rows by query and window, of all the rollouts on this FlagStore.
         self.shared: Shared[dict[str, Any] | None] = Shared()
         self._idle: list[Connection] = []

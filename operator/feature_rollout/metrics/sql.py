@@ -69,17 +69,15 @@ class SqlMetricSource:
             return Look(metric, window, error=self._reader.explained(error))
 
     async def history(self, metric: str, windows: Sequence[Window]) -> Sequence[Look]:
-        """One query after the other, so that a connection is left for the looks of rollouts that are under way.
-
-        After three failures in a row the database is left in peace: the rest fails as the last one did.
-        """
+        """One query after the other; after three failures in a row the rest is not asked and fails likewise."""
         looks: list[Look] = []
         for window in windows:
             newest = looks[-_FAILURES_MAX:]
             if len(newest) == _FAILURES_MAX and all(look.error is not None for look in newest):
                 looks.append(Look(metric, window, error=newest[-1].error))
             else:
-                looks.append(await self.look(metric, window))
+                async with self._reader.background:
+                    looks.append(await self.look(metric, window))
         return looks
 
     async def _ask(self, query: Query, params: Mapping[str, object] | None) -> dict[str, Any] | None:

@@ -14,9 +14,10 @@ from feature_rollout.core.decision import Trouble, View
 from feature_rollout.core.guards import assess
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import OnNoTraffic, Plan
-from feature_rollout.core.progress import Progress, aligned, verdict
+from feature_rollout.core.progress import Progress, aligned
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Claim, Clock, Fenced, FlagStore, MetricSource, Problem, Snapshot
+from feature_rollout.reconcile.recall import begun, recalled
 from feature_rollout.reconcile.session import Looking, Session, Target, Telemetry, trouble_of
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Gatherer:
             session.progress = await self._stored_progress(ledger, store)
         before, session.ledger, session.attempt = session.progress, ledger, ledger.attempt
         progress = self._observed(target, session, view)
+        if not view.is_over:
+            progress = self._recalled(target, session, view, progress)
         session.unsaved |= progress is not before
         session.progress = progress
         if session.source is not None and not view.is_over:
@@ -123,12 +126,24 @@ class Gatherer:
         answers = [k.task.result() for k in done.values() if k.plan_hash == plan.plan_hash and not k.task.cancelled()]
         session.answered_at_s = max((at_s for _, at_s in answers), default=session.answered_at_s)
         for look in sorted((look for look, _ in answers), key=lambda look: (look.window.end, look.metric)):
-            clauses = [clause for _, clause in plan.guards() if clause.metric == look.metric]
-            self._telemetry.looked(str(verdict(look, clauses)))
+            self._telemetry.looked(str(progress.verdict(plan, look)))
             if look.error is not None:
                 log.info("%s could not be looked at: %s", look.metric, look.error, extra={"rollout": target.key})
             progress = progress.observed(plan, look, counting=counting, on_no_traffic=on_no_traffic)
         return progress.elapsed(plan, view.now, counting=counting)
+
+    def _recalled(self, target: Target, session: Session, view: View, progress: Progress) -> Progress:
+        """The progress with what has arrived of the metrics' past."""
+        metadata = target.rollout["metadata"]
+
+        def wake() -> None:
+            self._wake(metadata["namespace"], metadata["name"])
+
+        progress = begun(progress, view.ledger, view.now)
+        progress, session.recall = recalled(
+            progress, session.recall, view.plan, source=session.source, now=view.now, wake=wake
+        )
+        return progress
 
     def _start_looks(self, target: Target, session: Session, plan: Plan, source: MetricSource, now: datetime) -> None:
         """Ask for every window that is settled. The answer wakes the rollout: nothing waits for a slow source."""

@@ -15,6 +15,7 @@ from feature_rollout.core.plan import OnDelete, OnDrift, Plan
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Checkpoint, Claim, FlagStore, Lowering, MetricSource, Problem
+from feature_rollout.reconcile.recall import Recall
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Session:
     looking: dict[str, Looking] = field(default_factory=dict)
     # When the newest look that was taken in was answered, by the clock of the event loop.
     answered_at_s: float | None = None
+    recall: Recall | None = None
     # What was done and has not been told yet, because the store failed between the two.
     untold: Decision | None = None
     status: Mapping[str, Any] | None = None

@@ -30,6 +30,7 @@ from feature_rollout.core.exposure import FlagChange
 from feature_rollout.core.plan import (
     Action,
     ActionType,
+    BaselineType,
     FlagEntry,
     Limit,
     MetricType,
@@ -164,7 +165,6 @@ class TestTheGuide:
             "spec.stages[*].risk",
             "RollbackMatrix/notification-system spec.rows[0].action.script",
             "RollbackMatrix/notification-system spec.rows[0].action.approval",
-            "RollbackMatrix/notification-system spec.rows[3].when[1].increase",
         ]
 
 
@@ -257,6 +257,18 @@ INVALID = [
         ),
         reasons.INCREASE_TOO_SMALL,
         'spec.matrix.rows[0].when[0].increase: "49.9%" against the past would revert healthy rollouts',
+    ),
+    (
+        "a Gauge against the control arm",
+        put("matrix.rows.1.when", [{"metric": "latency", "increase": "5%", "baseline": {"type": "Control"}}]),
+        reasons.CONTROL_ON_GAUGE,
+        "spec.matrix.rows[1].when[0].baseline: latency is a Gauge, which is not compared with a control arm: use a Ra",
+    ),
+    (
+        "a decrease by all there is",
+        put("matrix.rows.0.when", [{"metric": "errors", "decrease": "100%", "baseline": {"type": "Control"}}]),
+        reasons.DECREASE_TOO_LARGE,
+        'spec.matrix.rows[0].when[0].decrease: nothing can fall by more than "100%": write less than "100%"',
     ),
     (
         "a clause twice in a row",
@@ -513,22 +525,30 @@ class TestPrometheus:
 
 
 @pytest.mark.parametrize(
-    ("clause", "word"),
+    ("clause", "baseline", "text"),
     [
-        ({"metric": "errors", "increase": "60%", "baseline": {"type": "BeforeRollout"}}, "increase"),
-        ({"metric": "errors", "increase": "5%", "baseline": {"type": "Control"}}, "increase"),
-        ({"metric": "errors", "decrease": "60%", "baseline": {"type": "Control"}}, "decrease"),
-        ({"alert": "CheckoutBurning"}, "alert"),
+        ({"increase": "60%"}, BaselineType.BEFORE_ROLLOUT, "errors increase 60% against BeforeRollout"),
+        ({"increase": "5%"}, BaselineType.CONTROL, "errors increase 5% against Control"),
+        ({"decrease": "20%"}, BaselineType.CONTROL, "errors decrease 20% against Control"),
     ],
-    ids=["increase", "against control", "decrease", "alert"],
+    ids=["against the past", "against control", "decrease"],
 )
-def test_a_clause_that_cannot_be_judged_yet_stays_a_guard_and_says_so(clause: dict[str, Any], word: str) -> None:
-    resolved = plan(put("matrix.rows.0.when", [clause]))
+def test_a_relative_clause(clause: dict[str, Any], baseline: BaselineType, text: str) -> None:
+    resolved = plan(put("matrix.rows.0.when", [{"metric": "errors", **clause, "baseline": {"type": str(baseline)}}]))
+    guard = row(resolved, Severity.HIGH).clauses[0]
+    assert (guard.baseline, guard.blocker, str(guard)) == (baseline, None, text)
+    assert guard.sense is (Sense.ABOVE if "increase" in clause else Sense.BELOW)
+    assert guard.limit.value == float(next(iter(clause.values())).removesuffix("%")) / 100
+    assert resolved.notices == ()
+
+
+def test_an_alert_cannot_be_judged_yet_stays_a_guard_and_says_so() -> None:
+    resolved = plan(put("matrix.rows.0.when", [{"alert": "CheckoutBurning"}]))
     guard = row(resolved, Severity.HIGH).clauses[0]
     assert guard.blocker is not None
     assert "cannot be judged" in guard.blocker
     assert (row(resolved, Severity.HIGH), guard) in resolved.guards()
-    assert resolved.notices == (Notice(f"spec.matrix.rows[0].when[0].{word}", "the clause is not judged"),)
+    assert resolved.notices == (Notice("spec.matrix.rows[0].when[0].alert", "the clause is not judged"),)
 
 
 def test_a_rollback_script_is_not_run_and_the_flags_are_disabled() -> None:

@@ -3,6 +3,7 @@
 | subject            | tables                  | properties                                          |
 |--------------------|-------------------------|-----------------------------------------------------|
 | a look's ratios    | PINS_PLAIN              | finite, monotone in events                          |
+| two samples        | pins, empty arms        | healthy arms are never conclusive                   |
 | weights            | pins, raises            | sum to at most 1 over any horizon                   |
 | evidence           | PINS_LOOKS              | bounded, monotone, restarts change nothing          |
 | settle             | outage, lasting harm    | never conclusive within L looks in mid-stage        |
@@ -26,18 +27,22 @@ from hypothesis import strategies as st
 
 from feature_rollout.core.evidence import (
     GRID,
+    Arm,
     Evidence,
     Run,
     Test,
     default_dispersion,
     log_likelihood_ratios,
     log_mean_exp,
+    two_sample_ratios,
 )
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
 DAY_S = 86_400.0
 INTERVAL = timedelta(seconds=30)
 Look = tuple[float, float]
+
+TREATED, CONTROL = Arm(12, 300), Arm(9, 2700)
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 
@@ -95,6 +100,65 @@ PINS_PLAIN = {
 @pytest.mark.parametrize(("limit", "events", "units", "expected"), PINS_PLAIN.values(), ids=PINS_PLAIN.keys())
 def test_plain_log_mean(limit: float, events: int, units: int, expected: float) -> None:
     assert round(log_mean_exp(log_likelihood_ratios(limit, events, units)), 5) == expected
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(1.0, 12.75284), (1.05, 12.27901)])
+def test_plain_log_mean_of_two_samples(tolerance: float, expected: float) -> None:
+    assert round(log_mean_exp(two_sample_ratios(tolerance, TREATED, CONTROL)), 5) == expected
+
+
+def test_the_first_look_of_a_stage_at_two_samples() -> None:
+    evidence = STAGE_START.compared(make_test(limit=None), 1.05, TREATED, CONTROL, T0)
+    assert round(evidence.log_value, 5) == 6.30383
+    assert evidence.run is not None
+
+
+@pytest.mark.parametrize(("treated", "control"), [((0, 0), (9, 2700)), ((12, 300), (0, 0))])
+def test_an_empty_arm_is_no_look(treated: Look, control: Look) -> None:
+    assert STAGE_START.compared(make_test(limit=None), 1.05, Arm(*treated), Arm(*control), T0) is STAGE_START
+
+
+def test_two_arms_that_are_alike_are_not_past_the_tolerance() -> None:
+    evidence = STAGE_START.compared(make_test(limit=None), 1.05, Arm(31, 1000), Arm(30, 1000), T0)
+    assert evidence.run is None
+    assert evidence.value < STAGE_START.value
+
+
+@pytest.mark.parametrize("arm", [Arm(math.nan, 1), Arm(-1, 1), Arm(0, math.inf)])
+def test_an_arm_of_no_counts_is_refused(arm: Arm) -> None:
+    for arms in ((arm, CONTROL), (TREATED, arm)):
+        with pytest.raises(ValueError, match="is no look"):
+            Evidence().compared(make_test(limit=None), 1.05, *arms, T0)
+
+
+def test_a_relative_clause_needs_a_limit_for_each_look() -> None:
+    with pytest.raises(ValueError, match="needs a limit"):
+        Evidence().looked(make_test(limit=None), 1, 10, T0)
+    own = Evidence().looked(make_test(limit=None), 3, 50, T0, 0.01)
+    assert own == Evidence().looked(make_test(), 3, 50, T0)
+
+
+def test_a_veto_leaves_the_run_and_ends_with_it() -> None:
+    test = make_test()
+    bad = look_all(test, STAGE_START, [(3, 50)] * 4)[-1]
+    vetoed = bad.vetoed()
+    assert (vetoed.value, vetoed.run, vetoed.is_vetoed) == (0.0, bad.run, True)
+    still, over = look_all(test, vetoed, [(3, 50), (0, 50)])
+    assert (still.is_vetoed, over.is_vetoed) == (True, False)
+    assert Evidence.from_json(json.loads(json.dumps(still.to_json()))) == still
+
+
+def test_healthy_arms_at_any_split_stay_within_the_budget() -> None:
+    """40 whole attempts of 500 looks, half of them with a tenth treated: none may be conclusive by chance."""
+    test, fired = make_test(limit=None), 0
+    for seed in range(40):
+        units = 100 if seed % 2 else 500
+        treated, control = binomial(units, 0.02, seed, 500), binomial(900, 0.02, seed + 1000, 500)
+        state = STAGE_START
+        for one, other in zip(treated, control, strict=True):
+            state = state.compared(test, 1.05, Arm(*one), Arm(*other), T0)
+            fired += state.conclusive(test)
+    assert fired == 0
 
 
 def test_50_of_50_at_1_percent_count_as_10_of_50() -> None:

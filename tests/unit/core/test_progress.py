@@ -32,7 +32,6 @@ from feature_rollout.core.progress import (
     Progress,
     aligned,
     overlap,
-    verdict,
 )
 from feature_rollout.core.state import Ledger
 from support.fakes import (
@@ -154,7 +153,7 @@ def test_numbers_that_are_none_are_an_error_and_never_a_pass(numbers: dict[str, 
     )
     seen = after(of, started(of), look(metric, T0, **numbers)).of(metric)
     assert seen.latest is not None
-    assert verdict(seen.latest, ()) is Verdict.ERROR
+    assert started(of).verdict(of, seen.latest) is Verdict.ERROR
     assert (seen.healthy, seen.units, seen.values) == ((), 0.0, ())
 
 
@@ -376,15 +375,15 @@ def test_the_bake_is_never_more_than_the_time_that_every_guard_has_seen(
 
 
 def test_verdicts() -> None:
-    clauses = [above(limit="1%"), below(limit="0.1%")]
+    of = plan(rows=[row(Severity.HIGH, above(limit="1%"), below("errors", "0.1%"))])
     look_of = {
         Verdict.PASS: at(0, events=5.0, units=1000.0),
         Verdict.FAIL: at(0, **BAD),
         Verdict.NO_DATA: at(0, events=0.0, units=0.0),
         Verdict.ERROR: at(0, error="timeout"),
     }
-    assert {verdict(one, clauses): one for one in look_of.values()} == look_of
-    assert verdict(at(0, events=0.0, units=10.0), clauses) is Verdict.FAIL, "0 % is below 0.1 %"
+    assert {Progress().verdict(of, one): one for one in look_of.values()} == look_of
+    assert Progress().verdict(of, at(0, events=0.0, units=10.0)) is Verdict.FAIL, "0 % is below 0.1 %"
 
 
 def test_a_gauge_has_no_units() -> None:

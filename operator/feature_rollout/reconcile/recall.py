@@ -1,0 +1,158 @@
+"""The seven days before the first raise of an attempt: asked once, in the background, a metric after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.plan import Metric, MetricType, Plan
+from feature_rollout.core.progress import Progress
+from feature_rollout.core.reference import (
+    BLOCK_EVENTS_MIN,
+    BLOCKS_MIN,
+    Reference,
+    of_gauge,
+    of_ratio,
+    too_few,
+    windows_before,
+)
+from feature_rollout.core.relative import wanted_references
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import MetricSource
+
+log = logging.getLogger(__name__)
+
+# A source that has not given a metric's past by then has none to give: the rollout starts without.
+PATIENCE = timedelta(minutes=5)
+# One that fails is asked again, for so long.
+PATIENCE_WITH_FAILURES = timedelta(minutes=1)
+RETRY = timedelta(seconds=5)
+# A clause that cannot be judged without it waits for as long as it takes, and asks more seldom.
+RETRY_WHERE_NEEDED = timedelta(seconds=30)
+
+
+@dataclass(slots=True)
+class Recall:
+    """What is under way for one metric; `since` is when its past was first asked for."""
+
+    metric: Metric
+    since: datetime
+    asked_at: datetime
+    task: asyncio.Task[Reference | str]
+
+
+def recalled(
+    progress: Progress,
+    recall: Recall | None,
+    plan: Plan,
+    *,
+    source: MetricSource | None,
+    now: datetime,
+    wake: Callable[[], None],
+) -> tuple[Progress, Recall | None]:
+    """One step: take what has arrived, give up what takes too long, ask for what is missing."""
+    if recall is not None and plan.metrics.get(recall.metric.name) != recall.metric:
+        recall.task.cancel()
+        recall = None
+    if recall is not None:
+        progress, recall = _taken(
+            progress, recall, needed=wanted_references(plan).get(recall.metric.name, False), now=now
+        )
+    missing = progress.references_missing(plan)
+    if source is None or not missing:
+        return progress, recall
+    if recall is None:
+        return progress, _asked(source, plan, missing[0], progress, now, since=now, wake=wake)
+    name = recall.metric.name
+    retry = RETRY_WHERE_NEEDED if wanted_references(plan)[name] else RETRY
+    if recall.task.done() and now - recall.asked_at >= retry:
+        return progress, _asked(source, plan, name, progress, now, since=recall.since, wake=wake)
+    return progress, recall
+
+
+def begun(progress: Progress, ledger: Ledger, now: datetime) -> Progress:
+    """Fix the past that this attempt is compared with: what comes before its first raise."""
+    untouched = not progress.watching or (ledger.attempt > 1 and not progress.metrics)
+    if progress.reference_until is not None or not untouched:
+        return progress
+    return replace(progress, reference_until=now)
+
+
+def _taken(progress: Progress, recall: Recall, *, needed: bool, now: datetime) -> tuple[Progress, Recall | None]:
+    name, key = recall.metric.name, recall.metric.key
+    waited = now - recall.since
+    if not recall.task.done():
+        if waited < PATIENCE:
+            return progress, recall
+        recall.task.cancel()
+        text = f"its source did not give the seven days before within {PATIENCE.seconds // 60} minutes"
+    else:
+        found = recall.task.result()
+        if isinstance(found, Reference):
+            if found.note:
+                log.info("%s has no reference: %s", name, found.note)
+            return progress.referred(name, found), None
+        if needed or waited < PATIENCE_WITH_FAILURES:
+            return progress, recall
+        text = found
+    log.warning("%s has no reference: %s", name, text)
+    return progress.referred(name, Reference(key, note=text)), None
+
+
+def _asked(
+    source: MetricSource,
+    plan: Plan,
+    name: str,
+    progress: Progress,
+    now: datetime,
+    *,
+    since: datetime,
+    wake: Callable[[], None],
+) -> Recall:
+    assert progress.reference_until is not None  # noqa: S101 - or nothing would be missing
+    metric = plan.metrics[name]
+    needed = wanted_references(plan)[name]
+    windows = windows_before(progress.reference_until - metric.delay)
+    task = asyncio.create_task(_reference(source, metric, windows, needed=needed))
+    task.add_done_callback(lambda _: wake())
+    return Recall(metric, since, now, task)
+
+
+async def _reference(
+    source: MetricSource, metric: Metric, windows: tuple[Window, ...], *, needed: bool
+) -> Reference | str:
+    """The reference, or what went wrong. A metric without enough of a past costs two queries."""
+    try:
+        # All of it, and all but what is too young for 30 blocks.
+        wide = [Window(windows[0].start, windows[-1].end), Window(windows[0].start, windows[-BLOCKS_MIN].end)]
+        looks = [look.checked() for look in await source.history(metric.name, wide)]
+        errors = [look.error for look in looks if look.error is not None]
+        if errors:
+            return errors[0]
+        if not needed and not _is_worth_it(*looks):
+            return Reference(metric.key, note=too_few())
+        if _is_empty(looks[0]):
+            return Reference(metric.key, note="it has no data in the seven days before")
+        looks = list(await source.history(metric.name, windows))
+    except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
+        log.error("a metric source failed with %s", type(error).__name__)  # noqa: TRY400 - its text may hold secrets
+        return f"the metric source failed with {type(error).__name__}"
+    errors = [look.error for look in looks if look.error is not None]
+    if len(errors) > len(windows) - BLOCKS_MIN:
+        return errors[0]
+    make = of_ratio if metric.type is MetricType.RATIO else of_gauge
+    return make(metric.key, looks)
+
+
+def _is_worth_it(whole: Look, early: Look) -> bool:
+    """Whether there can be 30 blocks with 10 events each."""
+    events = (whole.events or 0.0) + (whole.control_events or 0.0)
+    return events >= BLOCKS_MIN * BLOCK_EVENTS_MIN and bool((early.units or 0.0) + (early.control_units or 0.0))
+
+
+def _is_empty(look: Look) -> bool:
+    return look.value is None and not look.units and not look.control_units
