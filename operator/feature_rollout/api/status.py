@@ -52,6 +52,8 @@ class MetricStatus(StatusModel):
     """The metric."""
     value: Short | None = None
     """Its value, as people read it."""
+    control: Short | None = None
+    """The value of the control arm at the same time, where there is one."""
     events: float | None = None
     """Events of the newest look."""
     units: float | None = None
@@ -60,6 +62,12 @@ class MetricStatus(StatusModel):
     """What the newest look said."""
     limit: Short | None = None
     """The limit of its most severe clause."""
+    limit_in_force: Short | None = None
+    """The same as a value: of a relative clause, what its change comes to at this hour or beside the control arm."""
+    test: Short | None = None
+    """How that clause is judged: one-sample, two-sample, by blocks of looks or by so many of the last looks."""
+    dispersion: float | None = None
+    """How much more the numbers of a Ratio scatter than independent failures do; evidence is weakened by so much."""
     evidence: float | None = None
     """How strongly the looks speak for a breach, as a natural logarithm.
 

@@ -80,17 +80,27 @@ def details(rollout: dict[str, Any]) -> list[str]:
 
 def guards(metrics: list[dict[str, Any]]) -> Table:
     """A line a metric: its newest value, its nearest limit, and how strong the evidence is."""
-    grid = Table("METRIC", "VERDICT", "VALUE", "GUARD", "EVIDENCE", "AT", "NOTE", box=None, pad_edge=False)
+    grid = Table("METRIC", "VERDICT", "VALUE", "GUARD", "TEST", "EVIDENCE", "AT", "NOTE", box=None, pad_edge=False)
     for metric in metrics:
         log_evidence = metric.get("evidence")
         strength = f"{math.exp(min(float(log_evidence), 700)):.3g}" if log_evidence is not None else "-"
         grid.add_row(
             metric["name"],
             metric.get("verdict", "-"),
-            metric.get("value", "-"),
-            metric.get("limit", "-"),
+            _with(metric.get("value", "-"), "control", metric.get("control")),
+            _with(metric.get("limit", "-"), "now", None if _is_absolute(metric) else metric.get("limitInForce")),
+            metric.get("test", "-"),
             strength,
             metric.get("at", "-"),
             metric.get("message", ""),
         )
     return grid
+
+
+def _with(text: str, word: str, value: str | None) -> str:
+    return text if value is None else f"{text} ({word} {value})"
+
+
+def _is_absolute(metric: dict[str, Any]) -> bool:
+    """Whether the limit in force is the one that the clause names anyway."""
+    return str(metric.get("limit", "")).endswith(str(metric.get("limitInForce", "")))

@@ -70,6 +70,17 @@ def limit_of(clause: Clause, metric: Metric, reference: Reference | None, look: 
     return 1 - limit
 
 
+def test_name(clause: Clause, metric: Metric) -> str:
+    """Which rule the clause is judged by, in few words."""
+    if clause.baseline is BaselineType.CONTROL:
+        return "two-sample, against the control arm"
+    if metric.type is MetricType.RATIO:
+        rule = "one-sample"
+    else:
+        rule = f"{clause.persist.failures} of {clause.persist.of} looks" if clause.persist else "blocks of looks"
+    return f"{rule}, against the past of the hour" if needs_past(clause) else rule
+
+
 def is_past(clause: Clause, metric: Metric, reference: Reference | None, look: Look) -> bool:
     """Whether one look alone is on the bad side of the clause's limit."""
     limit, number = limit_of(clause, metric, reference, look), look.number

@@ -31,7 +31,8 @@ from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.guards import GuardState
 from feature_rollout.core.looks import Verdict
-from feature_rollout.core.plan import Metric, format_duration
+from feature_rollout.core.plan import Metric, MetricType, format_duration
+from feature_rollout.core.relative import dispersion_of, test_name
 
 HISTORY_MAX = 10
 SIZE_MAX_BYTES = 32 * 1024
@@ -188,16 +189,33 @@ def _metric(view: View, metric: Metric) -> dict[str, Any]:
         picture |= {k: v for k, v in (("events", latest.events), ("units", latest.units)) if v is not None}
         if latest.number is not None:
             picture["value"] = metric.format(latest.number)
+        if latest.control_number is not None:
+            picture["control"] = metric.format(latest.control_number)
         if latest.error is not None:
             picture["message"] = latest.error[:_TEXT_MAX]
+    if guards:
+        picture |= _reference(view, metric) | picture
     worst = max(guards, key=lambda g: (g.log_evidence or float("-inf"), g.row.severity), default=None)
     if worst is not None:
         picture["limit"] = str(worst.clause)
+        picture["limitInForce"] = worst.limit or str(worst.clause.limit)
+        picture["test"] = test_name(worst.clause, metric)
         if worst.log_evidence is not None:
             picture["evidence"] = round(worst.log_evidence, 3)
     blocker = metric.blocker or next((guard.clause.blocker for guard in guards if guard.clause.blocker), None)
     if blocker is not None:
         picture |= {"verdict": str(Verdict.ERROR), "message": blocker[:_TEXT_MAX]}
+    return picture
+
+
+def _reference(view: View, metric: Metric) -> dict[str, Any]:
+    """What is known of a guarded metric's past; it matters that there was none."""
+    reference = view.progress.reference_of(metric)
+    picture: dict[str, Any] = {}
+    if metric.type is MetricType.RATIO:
+        picture["dispersion"] = round(dispersion_of(metric, reference), 3)
+    if reference is not None and reference.note:
+        picture["message"] = f"no reference: {reference.note}"[:_TEXT_MAX]
     return picture
 
 
