@@ -160,6 +160,34 @@ def test_a_gauge_past_its_limit(world: World, operator: Operator) -> None:
     assert world.status()["rollback"]["value"].endswith("s")
 
 
+def test_an_action_on_named_flags_leaves_the_others(world: World, operator: Operator) -> None:
+    world.apply(store(), rollout(stages=[stage("ten", 10, "1h")], rows=[row("High", {**DISABLE, "flags": [A]})]))
+    world.wait_row(A, TEN)
+    operator.wait_looks(2, verdict="Pass")
+    world.traffic.failed = 0.3
+    world.wait_row(A, (False, 10, frozenset()))
+    operator.wait_looks(2)
+    assert world.row(B) == TEN
+    assert [entry["flag"] for entry in world.audit() if entry["kind"] == "Lower"] == [A]
+
+
+def test_an_observed_metric_and_an_unbound_optional_clause_act_on_nothing(world: World, operator: Operator) -> None:
+    observed = {**metric("seen"), "mode": "Observe"}
+    optional = {"metric": "websocket-drops", "above": "1%", "optional": True}
+    rows = [row("Critical", DISABLE, clause={"metric": "seen", "above": "1%"})]
+    rows += [
+        row("High", DISABLE, clause={"metric": "error-rate", "above": "60%"}),
+        row("Low", DISABLE, clause=optional),
+    ]
+    world.traffic.failed = 0.3
+    world.apply(store(), rollout(stages=[stage("ten", 10, "4s")], rows=rows, metrics=[metric(), observed]))
+    world.wait_condition("Completed", "True", "Completed")
+    assert world.row(A) == TEN
+    shown = {one["name"]: one for one in world.status()["metrics"]}
+    assert float(shown["seen"]["value"].removesuffix("%")) > 1.0
+    assert "evidence" not in shown["seen"]
+
+
 def test_a_hold_lifts_when_the_harm_is_over(world: World, operator: Operator) -> None:
     rows = [row("Low", {"type": "Hold"})]
     world.apply(store(), rollout(stages=[stage("ten", 10, "3s"), stage("half", 50)], rows=rows))

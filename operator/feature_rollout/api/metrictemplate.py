@@ -34,7 +34,8 @@ class SqlSource(ApiModel):
     query: Sql
     """One SELECT that returns one row: events and units for a Ratio, value and perhaps units for a Gauge.
 
-    %(window_start)s and %(window_end)s are the look's window, %(name)s is an argument.
+    %(window_start)s and %(window_end)s are the look's window, %(name)s is an argument. A Ratio's row may also have
+    control_events and control_units, of the users without the flags; events and units are then of those with them.
     """
 
 

@@ -138,7 +138,8 @@ def bad_of(clause: Clause, arm: Arm) -> Arm:
     return Arm(max(arm.units - arm.events, 0.0), arm.units)
 
 
-@lru_cache(maxsize=1024)
+# Asked at each reconcile until the first raise, of a past that does not change.
+@lru_cache(maxsize=256)
 def fires_on(reference: Reference, test: Test, clause: Clause, metric: Metric) -> bool:
     """Whether the clause, with its limit at 80 %, would have been conclusive in the past, where no rollout was.
 

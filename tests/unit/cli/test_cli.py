@@ -140,6 +140,23 @@ def test_the_table_of_guards_shows_evidence_as_a_number_to_compare_with_20() -> 
     assert "timeout after 10s" in text
 
 
+def test_the_table_of_guards_shows_what_a_limit_comes_to_and_which_test_judges_it() -> None:
+    relative = {
+        "name": "e",
+        "value": "3%",
+        "control": "1%",
+        "limit": "e increase 5% against Control",
+        "limitInForce": "1.05%",
+        "test": "two-sample",
+    }
+    absolute = {"name": "f", "value": "3%", "limit": "f above 1%", "limitInForce": "1%", "test": "one-sample"}
+    table = explain.guards([relative, absolute])
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[2] == ["3% (control 1%)", "3%"]
+    assert cells[3] == ["e increase 5% against Control (now 1.05%)", "f above 1%"]
+    assert cells[4] == ["two-sample", "one-sample"]
+
+
 def test_the_status_table_shows_what_kubectl_get_shows_and_wide_says_why() -> None:
     given = rollout(
         phase="Baking",

@@ -18,8 +18,9 @@ from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.guards import assess
-from feature_rollout.core.plan import Gate, Notice, OnNoTraffic, Plan, Severity
+from feature_rollout.core.plan import BaselineType, Clause, Gate, Metric, Notice, OnNoTraffic, Persist, Plan, Severity
 from feature_rollout.core.progress import aligned
+from feature_rollout.core.reference import Reference
 from feature_rollout.core.state import Breach, Latch
 from feature_rollout.core.status import (
     HISTORY_MAX,
@@ -38,6 +39,7 @@ from support.fakes import (
     T0,
     above,
     exposure,
+    gauge,
     ledger,
     ledger_in,
     look,
@@ -45,6 +47,7 @@ from support.fakes import (
     percent,
     plan,
     ratio,
+    relative,
     row,
     seconds,
     stage,
@@ -209,6 +212,47 @@ def test_a_metric_that_cannot_be_measured_says_why() -> None:
     assert (metric["verdict"], metric["message"]) == ("Error", "Datadog is not in effect")
     (metric,) = drawn(view(looks=[{"error": "timeout"}]))["metrics"]
     assert (metric["verdict"], metric["message"]) == ("Error", "timeout")
+
+
+def test_a_metric_shows_its_control_arm_the_limit_in_force_and_which_test_judges_it() -> None:
+    against_control = relative(change="5%", baseline=BaselineType.CONTROL)
+    of = plan(rows=[row(Severity.HIGH, against_control)], metrics=[ratio(counts_users=False)])
+    look = {"events": 2.0, "units": 100.0, "control_events": 10.0, "control_units": 1000.0}
+    (metric,) = drawn(view(of, looks=[look]))["metrics"]
+    shown = {name: metric[name] for name in ("value", "control", "limitInForce", "test", "dispersion")}
+    assert shown == {
+        "value": "2%",
+        "control": "1%",
+        "limitInForce": "1.05%",
+        "test": "two-sample, against the control arm",
+        "dispersion": 10.0,
+    }
+    assert metric["limit"] == "errors increase 5% against Control"
+
+
+@pytest.mark.parametrize(
+    ("clause", "metric", "test"),
+    [
+        (above(), ratio(), "one-sample"),
+        (relative(), ratio(), "one-sample, against the past of the hour"),
+        (above("latency", "2"), gauge(), "blocks of looks"),
+        (relative("latency"), gauge(), "blocks of looks, against the past of the hour"),
+        (above("latency", "2", persist=Persist(8, 10)), gauge(), "8 of 10 looks"),
+    ],
+    ids=str,
+)
+def test_which_test_judges_a_clause(clause: Clause, metric: Metric, test: str) -> None:
+    (shown,) = drawn(view(plan(rows=[row(Severity.HIGH, clause)], metrics=[metric]), looks=[]))["metrics"]
+    assert shown["test"] == test
+
+
+def test_a_metric_without_a_reference_says_so() -> None:
+    seen = view(plan(metrics=[ratio(key="k")]))
+    known = replace(
+        seen.progress, references={"errors": Reference("k", note="it has no data in the seven days before")}
+    )
+    (metric,) = drawn(replace(seen, progress=known))["metrics"]
+    assert metric["message"] == "no reference: it has no data in the seven days before"
 
 
 @pytest.mark.parametrize(
