@@ -467,3 +467,31 @@ async def test_a_history_that_keeps_failing_is_given_up(metrics: Metrics, monkey
     assert asked == 3
     assert {look.error for look in looks} == {"SQLSTATE 22012: division by zero"}
     assert len(looks) == 336
+
+
+async def test_histories_leave_a_connection_for_looks(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rollouts ask for their past, one query of theirs is under way at a time."""
+    running, most, looks_seen = 0, 0, 0
+    fetch = metrics.reader.fetch
+
+    async def noted(query: SqlQuery, params: Any) -> Any:
+        nonlocal running, most, looks_seen
+        if "pg_sleep" not in query.text:
+            looks_seen = max(looks_seen, running + 1)
+            return await fetch(query, params)
+        running += 1
+        most = max(most, running)
+        try:
+            return await fetch(query, params)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(metrics.reader, "fetch", noted)
+    slow = SqlMetricSource(metrics.reader, {"m": SqlQuery(GAUGE, "SELECT 1 AS value FROM pg_sleep(0.05)")})
+    histories = [asyncio.create_task(slow.history("m", [WINDOW] * 3)) for _ in range(5)]
+    await wait_for_async(lambda: running > 0)
+    quick = SqlMetricSource(metrics.reader, {"m": SqlQuery(GAUGE, "SELECT 2 AS value")})
+    assert (await quick.look("m", WINDOW)).value == 2
+    looks = await asyncio.gather(*histories)
+    assert all(look.value == 1 for found in looks for look in found)
+    assert (most, looks_seen) == (1, 2), "a look goes beside a history, and never waits for it"

@@ -213,6 +213,21 @@ async def test_another_query_is_compared_with_its_own_past_of_the_same_days() ->
     assert stored(world)["errors"]["blocks"] == []
 
 
+async def test_a_rollout_that_waits_for_days_is_compared_with_the_days_before_it_starts() -> None:
+    world = made(PLAN, steady)
+    waiting = replace(PLAN, preflight_blockers=("something that takes days",))
+    world.plan = waiting
+    await world.run(minutes(5))
+    assert len(world.source.histories) == 2
+    world.clock.time += timedelta(days=3)
+    await world.run(minutes(5))
+    assert len(world.source.histories) == 4
+    world.plan = PLAN
+    await world.run(timedelta(hours=2))
+    assert world.status["phase"] == "Completed"
+    assert len(world.source.histories) == 4, "frozen from the first raise on"
+
+
 async def test_with_a_past_each_attempt_reads_its_own() -> None:
     world = made(PLAN, steady)
     bad, good = {"events": 40.0, "units": 200.0}, {"events": 0.0, "units": 200.0}

@@ -26,7 +26,7 @@ from feature_rollout.api.rollbackmatrix import Clause, RollbackMatrix, RollbackM
 from feature_rollout.api.rolloutaction import RolloutAction
 from feature_rollout.core.evidence import RUN_LOOKS_MIN
 from feature_rollout.core.exposure import NONE, Exposure
-from feature_rollout.core.plan import Plan
+from feature_rollout.core.plan import MetricType, Plan
 
 R = TypeVar("R", bound=Resource)
 
@@ -196,7 +196,7 @@ def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) ->
     guards = matrix.spec if matrix is not None else rollout.spec.matrix
     assert guards is not None  # noqa: S101 - one of the two, by the model's rules
     matrix_path = f"RollbackMatrix/{named.matrix} spec" if matrix is not None else "spec.matrix"
-    texts = [*_matrix_warnings(rollout, guards, matrix_path), *_lowered_flags(plan)]
+    texts = [*_matrix_warnings(rollout, plan, guards, matrix_path), *_lowered_flags(plan)]
     yield from (Finding(Level.WARNING, where, text) for text in texts)
     yield from (Finding(Level.NOTE, where, f"{notice.path}: {notice.consequence}") for notice in plan.notices)
 
@@ -211,7 +211,7 @@ def _referenced(
     return matrix, {name: template for name, template in found.items() if template is not None}
 
 
-def _matrix_warnings(rollout: FeatureRollout, matrix: RollbackMatrixSpec, path: str) -> Iterator[str]:
+def _matrix_warnings(rollout: FeatureRollout, plan: Plan, matrix: RollbackMatrixSpec, path: str) -> Iterator[str]:
     intervals = {metric.name: metric.interval for metric in rollout.spec.metrics}
     for i, row in enumerate(matrix.rows):
         for j, clause in enumerate(row.when):
@@ -221,7 +221,7 @@ def _matrix_warnings(rollout: FeatureRollout, matrix: RollbackMatrixSpec, path: 
                     f"{where}.persist: {clause.persist.failures} of {clause.persist.of} looks is a count and no test: "
                     "it reverts healthy rollouts sooner or later; prefer a Ratio, or leave persist out"
                 )
-            if clause.metric in intervals:
+            if clause.metric in intervals and plan.metrics[clause.metric].type is MetricType.RATIO:
                 yield from _deadline_warning(row, clause, intervals[clause.metric].delta, f"{path}.rows[{i}]")
 
 

@@ -270,9 +270,14 @@ def _reference(view: View) -> Decision | None:
     return Decision(Verb.WAIT, phase, reasons.AWAITING_REFERENCE, message, waiting_for=waiting)
 
 
+def _acknowledged(view: View, check: str) -> bool:
+    """Whether a person has confirmed the check for this plan."""
+    return check in view.confirmed
+
+
 def _guards_quiet(view: View) -> Decision | None:
     """A guard that fires without any rollout would take a healthy one back."""
-    if GUARDS_QUIET in view.confirmed:
+    if _acknowledged(view, GUARDS_QUIET):
         return None
     noisy = tuple(dict.fromkeys(str(clause) for clause in view.progress.too_tight(view.plan)))
     if not noisy:

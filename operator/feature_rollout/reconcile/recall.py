@@ -31,6 +31,8 @@ PATIENCE = timedelta(minutes=5)
 # One that fails is asked again, for so long.
 PATIENCE_WITH_FAILURES = timedelta(minutes=1)
 RETRY = timedelta(seconds=5)
+# A rollout that waits for people or for its window is compared with the days before it starts, and not before it came.
+OUTDATED_AFTER = timedelta(days=1)
 # A clause that cannot be judged without it waits for as long as it takes, and asks more seldom.
 RETRY_WHERE_NEEDED = timedelta(seconds=30)
 
@@ -76,8 +78,11 @@ def recalled(
 
 def begun(progress: Progress, ledger: Ledger, now: datetime) -> Progress:
     """Fix the past that this attempt is compared with: what comes before its first raise."""
+    until = progress.reference_until
+    if until is not None and not progress.watching and now - until > OUTDATED_AFTER:
+        return replace(progress, reference_until=now, references={})
     untouched = not progress.watching or (ledger.attempt > 1 and not progress.metrics)
-    if progress.reference_until is not None or not untouched:
+    if until is not None or not untouched:
         return progress
     return replace(progress, reference_until=now)
 
