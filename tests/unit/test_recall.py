@@ -134,6 +134,25 @@ async def test_a_source_that_fails_is_asked_again_for_a_minute(with_text: bool) 
     assert "hunter2" not in str(world.objects.statuses)
 
 
+async def test_a_clause_that_is_dropped_meanwhile_is_not_waited_for() -> None:
+    rows = [row(Severity.HIGH, above(), relative("slow"))]
+    both = plan(rows=rows, metrics=[QUERY, ratio("slow", key="s")])
+    world = made(both, lambda metric, window: {"error": "timeout"} if metric == "slow" else steady(metric, window))
+    await world.run(minutes(3))
+    assert world.ledger.stage == -1
+    world.plan = replace(PLAN, plan_hash="v1:dropped")
+    await world.run(minutes(1))
+    assert world.ledger.stage == 0
+
+
+async def test_sources_that_hang_are_given_up_together() -> None:
+    names = [f"m{index}" for index in range(6)]
+    of = plan(rows=[row(Severity.HIGH, *map(above, names))], metrics=[ratio(name, key=name) for name in names])
+    world = made(of, steady)
+    world.source.hanging_history = True
+    assert await until_raised(world) < minutes(6)
+
+
 async def test_a_source_that_is_well_again_gives_its_past() -> None:
     world = World(PLAN)
     world.source.past = lambda metric, window: (

@@ -48,7 +48,7 @@ class Guard:
 
     `blind_since` is set when its source has failed often enough that this is no hiccup.
     `limit` is the limit in force at the newest look, as people read it: of a clause that is
-    relative, what its change comes to.
+    relative, what its change comes to, and nothing while there is nothing to compare with.
     """
 
     row: Row
@@ -77,11 +77,9 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
     if blocker:
         return Guard(row, clause, GuardState.BLIND, note=blocker)
     latest = progress.of(metric.name).latest
-    quiet = Guard(row, clause, GuardState.QUIET, limit=str(clause.limit))
-    if latest is not None:
-        limit = limit_of(clause, metric, progress.reference_of(metric), latest)
-        shown = quiet.limit if clause.baseline is None or limit is None else metric.format(limit)
-        quiet = replace(quiet, value=latest.number, limit=shown)
+    quiet = Guard(
+        row, clause, GuardState.QUIET, latest.number if latest else None, limit=_limit(clause, metric, progress)
+    )
     guard = _judged(quiet, plan, progress, now)
     if guard.state is GuardState.BREACHED:
         return guard
@@ -96,6 +94,14 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
     if not latest.is_measured:
         return replace(guard, state=GuardState.NO_DATA, note=f"{metric.name} had no data in its newest window")
     return guard
+
+
+def _limit(clause: Clause, metric: Metric, progress: Progress) -> str:
+    if clause.baseline is None:
+        return str(clause.limit)
+    latest = progress.of(metric.name).latest
+    limit = limit_of(clause, metric, progress.reference_of(metric), latest) if latest is not None else None
+    return metric.format(limit) if limit is not None else ""
 
 
 def _judged(guard: Guard, plan: Plan, progress: Progress, now: datetime) -> Guard:

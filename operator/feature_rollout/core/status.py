@@ -198,7 +198,7 @@ def _metric(view: View, metric: Metric) -> dict[str, Any]:
     worst = max(guards, key=lambda g: (g.log_evidence or float("-inf"), g.row.severity), default=None)
     if worst is not None:
         picture["limit"] = str(worst.clause)
-        picture["limitInForce"] = worst.limit or str(worst.clause.limit)
+        picture |= {"limitInForce": worst.limit} if worst.limit else {}
         picture["test"] = test_name(worst.clause, metric)
         if worst.log_evidence is not None:
             picture["evidence"] = round(worst.log_evidence, 3)

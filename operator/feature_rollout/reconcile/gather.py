@@ -140,10 +140,7 @@ class Gatherer:
             self._wake(metadata["namespace"], metadata["name"])
 
         progress = begun(progress, view.ledger, view.now)
-        progress, session.recall = recalled(
-            progress, session.recall, view.plan, source=session.source, now=view.now, wake=wake
-        )
-        return progress
+        return recalled(progress, session.recalls, view.plan, source=session.source, now=view.now, wake=wake)
 
     def _start_looks(self, target: Target, session: Session, plan: Plan, source: MetricSource, now: datetime) -> None:
         """Ask for every window that is settled. The answer wakes the rollout: nothing waits for a slow source."""

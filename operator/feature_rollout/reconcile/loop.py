@@ -89,8 +89,8 @@ class Reconciler:
         session = self._sessions.pop(uid, None)
         for looking in session.looking.values() if session else ():
             looking.task.cancel()
-        if session is not None and session.recall is not None:
-            session.recall.task.cancel()
+        for recall in session.recalls.values() if session else ():
+            recall.task.cancel()
 
     def status_lost(self, uid: str) -> None:
         """The status that was told last could not be written: tell it again."""

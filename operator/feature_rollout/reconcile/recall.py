@@ -1,4 +1,4 @@
-"""The seven days before the first raise of an attempt: asked once, in the background, a metric after the other."""
+"""The seven days before the first raise of an attempt: asked once, in the background."""
 
 from __future__ import annotations
 
@@ -49,31 +49,31 @@ class Recall:
 
 def recalled(
     progress: Progress,
-    recall: Recall | None,
+    recalls: dict[str, Recall],
     plan: Plan,
     *,
     source: MetricSource | None,
     now: datetime,
     wake: Callable[[], None],
-) -> tuple[Progress, Recall | None]:
-    """One step: take what has arrived, give up what takes too long, ask for what is missing."""
-    if recall is not None and plan.metrics.get(recall.metric.name) != recall.metric:
-        recall.task.cancel()
-        recall = None
-    if recall is not None:
-        progress, recall = _taken(
-            progress, recall, needed=wanted_references(plan).get(recall.metric.name, False), now=now
-        )
+) -> Progress:
+    """One step: take what has arrived, give up what takes too long, ask for what is missing. Changes `recalls`."""
+    wanted = wanted_references(plan)
+    for name, recall in list(recalls.items()):
+        if name in wanted and plan.metrics[name] == recall.metric:
+            progress = _taken(progress, recall, needed=wanted[name], now=now)
     missing = progress.references_missing(plan)
-    if source is None or not missing:
-        return progress, recall
-    if recall is None:
-        return progress, _asked(source, plan, missing[0], progress, now, since=now, wake=wake)
-    name = recall.metric.name
-    retry = RETRY_WHERE_NEEDED if wanted_references(plan)[name] else RETRY
-    if recall.task.done() and now - recall.asked_at >= retry:
-        return progress, _asked(source, plan, name, progress, now, since=recall.since, wake=wake)
-    return progress, recall
+    for name, recall in list(recalls.items()):
+        if name not in missing or plan.metrics[name] != recall.metric:
+            recalls.pop(name).task.cancel()
+    for name in missing if source is not None else ():
+        known = recalls.get(name)
+        retry = RETRY_WHERE_NEEDED if wanted[name] else RETRY
+        if known is None or (known.task.done() and now - known.asked_at >= retry):
+            assert source is not None  # noqa: S101 - looked at just above; the type checker cannot see it
+            task = _asked(source, plan.metrics[name], progress, needed=wanted[name])
+            task.add_done_callback(lambda _: wake())
+            recalls[name] = Recall(plan.metrics[name], known.since if known else now, now, task)
+    return progress
 
 
 def begun(progress: Progress, ledger: Ledger, now: datetime) -> Progress:
@@ -87,44 +87,26 @@ def begun(progress: Progress, ledger: Ledger, now: datetime) -> Progress:
     return replace(progress, reference_until=now)
 
 
-def _taken(progress: Progress, recall: Recall, *, needed: bool, now: datetime) -> tuple[Progress, Recall | None]:
-    name, key = recall.metric.name, recall.metric.key
-    waited = now - recall.since
-    if not recall.task.done():
-        if waited < PATIENCE:
-            return progress, recall
-        recall.task.cancel()
-        text = f"its source did not give the seven days before within {PATIENCE.seconds // 60} minutes"
-    else:
+def _taken(progress: Progress, recall: Recall, *, needed: bool, now: datetime) -> Progress:
+    name, waited = recall.metric.name, now - recall.since
+    if recall.task.done():
         found = recall.task.result()
         if isinstance(found, Reference):
-            if found.note:
-                log.info("%s has no reference: %s", name, found.note)
-            return progress.referred(name, found), None
+            return progress.referred(name, found)
         if needed or waited < PATIENCE_WITH_FAILURES:
-            return progress, recall
-        text = found
-    log.warning("%s has no reference: %s", name, text)
-    return progress.referred(name, Reference(key, note=text)), None
+            return progress
+    elif waited < PATIENCE:
+        return progress
+    else:
+        found = f"its source did not give the seven days before within {PATIENCE.seconds // 60} minutes"
+    log.warning("%s has no reference: %s", name, found)
+    return progress.referred(name, Reference(recall.metric.key, note=found))
 
 
-def _asked(
-    source: MetricSource,
-    plan: Plan,
-    name: str,
-    progress: Progress,
-    now: datetime,
-    *,
-    since: datetime,
-    wake: Callable[[], None],
-) -> Recall:
+def _asked(source: MetricSource, metric: Metric, progress: Progress, *, needed: bool) -> asyncio.Task[Reference | str]:
     assert progress.reference_until is not None  # noqa: S101 - or nothing would be missing
-    metric = plan.metrics[name]
-    needed = wanted_references(plan)[name]
     windows = windows_before(progress.reference_until - metric.delay)
-    task = asyncio.create_task(_reference(source, metric, windows, needed=needed))
-    task.add_done_callback(lambda _: wake())
-    return Recall(metric, since, now, task)
+    return asyncio.create_task(_reference(source, metric, windows, needed=needed))
 
 
 async def _reference(

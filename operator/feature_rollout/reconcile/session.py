@@ -74,7 +74,7 @@ class Session:
     looking: dict[str, Looking] = field(default_factory=dict)
     # When the newest look that was taken in was answered, by the clock of the event loop.
     answered_at_s: float | None = None
-    recall: Recall | None = None
+    recalls: dict[str, Recall] = field(default_factory=dict)
     # What was done and has not been told yet, because the store failed between the two.
     untold: Decision | None = None
     status: Mapping[str, Any] | None = None

@@ -260,8 +260,14 @@ def test_it_is_a_warning(change: Change, words: str) -> None:
     [
         put("matrix.rows.0.respondWithin", "0s"),
         put("matrix.rows.0.action", {"type": "Hold"}),
+        # Blocks judge it, and a deadline of looks does not.
+        both(
+            put("metrics.0.interval", "30s"),
+            put("metrics.1.interval", "10m"),
+            put("matrix.rows.1.action", {"type": "DisableFlags"}),
+        ),
     ],
-    ids=["no deadline", "a row that only holds"],
+    ids=["no deadline", "a row that only holds", "a Gauge"],
 )
 def test_seldom_looks_are_no_warning(change: Change) -> None:
     plain = put("stages.1.flags.1", {"names": ["new_search"], "percentage": 100})
