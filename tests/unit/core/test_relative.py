@@ -177,9 +177,10 @@ def test_harm_that_only_the_treated_have_is_a_breach() -> None:
 
 def test_an_incident_that_only_the_treated_are_left_with_is_a_breach() -> None:
     of = absolute()
-    progress = watched(of, [at(i, HARM_IN_BOTH) for i in range(5)])
+    progress = watched(of, [at(i, HARM_IN_BOTH) for i in range(30)])
     assert state(of, progress) is GuardState.INCIDENT
-    assert state(of, seen(of, progress, [at(5 + i, HARM_IN_ONE) for i in range(8)])) is GuardState.BREACHED
+    # What is older than ten looks does not excuse it any more.
+    assert state(of, seen(of, progress, [at(30 + i, HARM_IN_ONE) for i in range(10)])) is GuardState.BREACHED
 
 
 def test_the_deadline_binds_in_an_incident_too() -> None:
