@@ -92,7 +92,7 @@ def picture(resolved: Resolved, start: datetime, units: Mapping[str, float], fin
     from feature_rollout.core.forecast import schedule
 
     plan, metadata = resolved.plan, resolved.rollout.metadata
-    dates = schedule(plan, start)
+    dates = schedule(plan, start, plan.calendar.next_open if plan.calendar else None)
     linted = [f.text for f in findings if f.where == resolved.where and f.level is Level.WARNING]
     guards = [_guard(resolved, row, clause, units) for row, clause in plan.guards()]
     return {
@@ -115,9 +115,9 @@ def _stages(resolved: Resolved, dates: Schedule, start: datetime) -> Iterator[di
     from feature_rollout.core.plan import format_duration
     from feature_rollout.core.status import exposure_json
     from feature_rollout.store import flags
-    from feature_rollout.store.config import TableMapping
+    from feature_rollout.store.mapping import mapping_of
 
-    table = TableMapping.of(resolved.store.spec.table)
+    table = mapping_of(resolved.store.spec.table)
     rows = dict.fromkeys(resolved.plan.flags, OFF)
     for index, (stage, begins_at) in enumerate(zip(resolved.plan.stages, dates.begins_at, strict=True)):
         after = stage.applied_to(rows)
@@ -152,7 +152,7 @@ def _gate(gate: Gate) -> dict[str, Any]:
 def _guard(resolved: Resolved, row: Row, clause: Clause, units: Mapping[str, float]) -> dict[str, Any]:
     from feature_rollout.core.forecast import detections
     from feature_rollout.core.plan import MetricType, format_duration
-    from feature_rollout.core.progress import test_of
+    from feature_rollout.core.progress import Progress
 
     metric = resolved.plan.metrics[clause.metric]
     guard = {"severity": str(row.severity), "action": str(row.action.type), "clause": str(clause)}
@@ -162,10 +162,12 @@ def _guard(resolved: Resolved, row: Row, clause: Clause, units: Mapping[str, flo
     if metric.type is MetricType.GAUGE:
         how = f"{clause.persist.failures} of {clause.persist.of} looks" if clause.persist else "30 to 60 minutes"
         return guard | {"detects": [], "note": f"a Gauge: past its limit for {how}, whatever the traffic"}
+    if clause.baseline is not None:
+        return guard | {"detects": [], "note": f"compared with {clause.baseline}: its limit is known once that is"}
     per_look = units.get(metric.name, units.get(ALL, 50.0))
     found = [
         {"times": one.times, "looksAtStart": one.at_start, "looksMidStage": one.mid_stage}
-        for one in detections(test_of(resolved.plan, row, clause), per_look)
+        for one in detections(Progress().test_of(resolved.plan, row, clause), per_look)
     ]
     return guard | {"unitsPerLook": per_look, "detects": found}
 

@@ -62,12 +62,17 @@ class Detection:
 
 
 def detections(test: Test, units: float) -> tuple[Detection, ...]:
-    """For each of HARMS, at so many units a look. A harm past 100 % cannot be."""
-    return tuple(_detection(test, units, times) for times in HARMS)
+    """For each of HARMS, at so many units a look. A harm past 100 % cannot be.
+
+    Raises ValueError for the test of a clause that is relative: its limit is not known beforehand.
+    """
+    if test.limit is None:
+        raise ValueError("a relative clause has no limit before it is measured")
+    return tuple(_detection(test, test.limit, units, times) for times in HARMS)
 
 
-def _detection(test: Test, units: float, times: float) -> Detection:
-    gained = _gain(test, units, times * test.limit) if times * test.limit <= 1 else 0.0
+def _detection(test: Test, limit: float, units: float, times: float) -> Detection:
+    gained = _gain(test, limit, units, times * limit) if times * limit <= 1 else 0.0
     if gained <= 0:
         return Detection(times, None, None)
     # Evidence is a mean over the grid, of which one rate alone explains the harm.
@@ -79,7 +84,7 @@ def _detection(test: Test, units: float, times: float) -> Detection:
     return Detection(times, max(1, math.ceil(at_start / gained)), max(settled, math.ceil(max(mid_stage, 0.0) / gained)))
 
 
-def _gain(test: Test, units: float, rate: float) -> float:
+def _gain(test: Test, limit: float, units: float, rate: float) -> float:
     """By how much the log evidence of the best rate of the grid is expected to grow in a look.
 
     That is the KL divergence of docs/statistics.md times the units, but for the cap on the
@@ -87,9 +92,9 @@ def _gain(test: Test, units: float, rate: float) -> float:
     """
     # Less than one unit a look is one unit in some of them.
     whole = max(round(units), 1)
-    cap = max(1.0, EVENTS_CAP * test.limit * whole)
+    cap = max(1.0, EVENTS_CAP * limit * whole)
     events = expected_minimum(cap, whole, rate)
-    ratios = log_likelihood_ratios(test.limit, events, whole)
+    ratios = log_likelihood_ratios(limit, events, whole)
     return max(ratios) / test.dispersion * units / whole
 
 

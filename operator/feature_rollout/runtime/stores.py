@@ -20,8 +20,9 @@ from feature_rollout.ports import Problem
 from feature_rollout.postgres import Access
 from feature_rollout.runtime.inventory import ObjectKey, key_of
 from feature_rollout.runtime.objects import API_FORBIDDEN, API_UNAVAILABLE
-from feature_rollout.store.config import StoreConfig, TableMapping
+from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.listen import DriftListener
+from feature_rollout.store.mapping import mapping_of
 from feature_rollout.store.store import PostgresFlagStore
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Stores:
             for role in (postgres.writer, postgres.reader, postgres.owner)
         ]
         access = replace(self._access, authority=await self._authority(namespace, postgres))
-        mapping = TableMapping.of(spec.table)
+        mapping = mapping_of(spec.table)
         return StoreConfig(uris[0] or "", uris[1], uris[2], mapping, spec.notify_channel, access)
 
     async def _authority(self, namespace: str, postgres: Postgres) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from feature_rollout.api.flagstore import Table
 from feature_rollout.postgres import ANYWHERE, Access, Subject, quoted
 
 
@@ -18,12 +17,6 @@ class TableMapping:
     enabled: str = "enabled"
     percentage: str = "rollout_percentage"
     groups: str = "user_groups"
-
-    @classmethod
-    def of(cls, table: Table) -> TableMapping:
-        """What a FlagStore says of it."""
-        columns = table.columns
-        return cls(table.schema_, table.name, columns.name, columns.enabled, columns.percentage, columns.groups)
 
     def __str__(self) -> str:
         return quoted(self.schema, self.table)

@@ -152,8 +152,7 @@ class TestTheGuide:
         assert stages[0].blockers[0].startswith("spec.stages[0].migrations is not in effect yet")
         assert len(guide.plan.preflight_blockers) == 3
         assert not any(metric.blocker for metric in guide.plan.metrics.values())
-        blocked = [bool(clause.blocker) for row in guide.plan.rows for clause in row.clauses]
-        assert blocked == [False, False, False, False, False, True]
+        assert not any(clause.blocker for row in guide.plan.rows for clause in row.clauses)
         assert [notice.path for notice in guide.plan.notices] == [
             "spec.contacts",
             "spec.preflight",
