@@ -10,10 +10,24 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from feature_rollout.core import reasons, steps
+from feature_rollout.core import requests as people_requests
+from feature_rollout.core.checks import GUARDS_QUIET
+from feature_rollout.core.checks import Check as Condition
+from feature_rollout.core.clearance import approvals_missing, cited, command, preflight
+from feature_rollout.core.clearance import unmet as unmet_checks
 from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import DISABLED, OFF, Exposure
 from feature_rollout.core.gates import unmet
-from feature_rollout.core.guards import Guard, GuardState, blind_too_long, breach_of, targets, worst
+from feature_rollout.core.guards import (
+    Guard,
+    GuardState,
+    blind_too_long,
+    breach_of,
+    ordered_targets,
+    targets,
+    worst,
+)
+from feature_rollout.core.people import Answered, Order, Outcome, RequestType, RollBackTo
 from feature_rollout.core.plan import (
     Action,
     ActionType,
@@ -22,15 +36,13 @@ from feature_rollout.core.plan import (
     OnDrift,
     OnNoTraffic,
     Stage,
+    Target,
     format_duration,
 )
 from feature_rollout.core.relative import wanted_references
 from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
 
 Check = Callable[[View], Decision | None]
-
-# The name under which a person confirms that a guard may stay as tight as it is.
-GUARDS_QUIET = "guards-quiet"
 
 
 def decide(view: View) -> Decision:
@@ -64,16 +76,67 @@ def restored(lost: Ledger) -> Decision:
     Rows are lowered to what they were then, and not raised to it.
     """
     assert lost.latch is not None  # noqa: S101 - it is what was lost
-    breach = lost.latch.breach
-    message = f"The database had lost the revert of a {breach.severity} breach of {breach.metric}; it was made again."
+    cause = lost.latch.cause
+    is_order = isinstance(cause, Order)
+    message = f"The database had lost the revert{_because(cause)}; it was made again."
     return Decision(
-        Verb(breach.action),
+        Verb(cause.action),
         Phase.ROLLED_BACK,
         reasons.REVERT_RESTORED,
         message,
         targets=dict(lost.written),
-        breach=breach,
+        breach=None if is_order else cause,
+        order=cause if is_order else None,
     )
+
+
+def _ordered(view: View) -> Decision | None:
+    """A person's RollBack goes before everything, in every state, and can only lower."""
+    request = next((r for r in people_requests.in_order(view.requests) if r.type is RequestType.ROLL_BACK), None)
+    if request is None:
+        return None
+    answer = people_requests.rule(view, request).answer
+    if answer.outcome is not Outcome.APPLIED:
+        return _answered(view, Answered(request, answer, view.now))
+    action = _ORDERS[request.to]
+    order = Order(request.who, request.to, request.reason, request.created_at, str(action.type))
+    wanted = ordered_targets(action, view.plan, view.ledger, view.rows)
+    lowered, respected = _respecting(view, wanted)
+    message = answer.message + _left(respected)
+    return Decision(
+        Verb(action.type),
+        Phase.ROLLED_BACK,
+        _REVERT_REASONS[action.type],
+        message,
+        targets=lowered,
+        order=order,
+        answered=Answered(request, answer, view.now),
+    )
+
+
+_ORDERS = {
+    RollBackTo.OFF: Action(ActionType.DISABLE_FLAGS),
+    RollBackTo.PREVIOUS_STAGE: Action(ActionType.REDUCE_PERCENTAGE, to=Target.PREVIOUS_STAGE),
+    RollBackTo.BASELINE: Action(ActionType.REDUCE_PERCENTAGE, to=Target.BASELINE),
+}
+
+
+def _asked(view: View) -> Decision | None:
+    """The first request that can be answered now."""
+    for request in people_requests.in_order(view.requests):
+        ruling = people_requests.rule(view, request)
+        if ruling.answer.outcome is not Outcome.PENDING:
+            return _answered(view, Answered(request, ruling.answer, view.now), ruling.ledger)
+    return None
+
+
+def _answered(view: View, answered: Answered, ledger: Ledger | None = None) -> Decision:
+    """The ledger as it becomes; as it is when the request was refused, so that this too is recorded once."""
+    request, answer = answered.request, answered.answer
+    verb = Verb.REFUSE
+    if answer.outcome is Outcome.APPLIED:
+        verb = Verb.REARM if request.type is RequestType.RETRY else Verb(request.type)
+    return Decision(verb, Phase.PENDING, answer.reason, answer.message, ledger=ledger or view.ledger, answered=answered)
 
 
 def _breached(view: View) -> Decision | None:
@@ -111,8 +174,7 @@ def _revert(view: View, action: Action, breach: Breach, message: str) -> Decisio
     if action.type is ActionType.ROLL_BACK_DATABASE:
         message += " The flags are disabled; the rollback script was not run, this version cannot."
     lowered, respected = _lowered(view, action)
-    if respected:
-        message += f" Left as somebody else has made them, which is low enough: {', '.join(respected)}."
+    message += _left(respected)
     reason = _REVERT_REASONS[action.type]
     return Decision(Verb(action.type), Phase.ROLLED_BACK, reason, message, targets=lowered, breach=breach)
 
@@ -124,7 +186,10 @@ def _lowered(view: View, action: Action) -> tuple[dict[str, Exposure], list[str]
     switched off is not raised by the attempt after the revert. After a lowering that was
     not finished, a row that is just what the action makes of ours is ours.
     """
-    wanted = targets(action, view.plan, view.ledger)
+    return _respecting(view, targets(action, view.plan, view.ledger))
+
+
+def _respecting(view: View, wanted: dict[str, Exposure]) -> tuple[dict[str, Exposure], list[str]]:
     if view.on_drift is not OnDrift.RESPECT:
         return wanted, []
     respected = [
@@ -135,6 +200,10 @@ def _lowered(view: View, action: Action) -> tuple[dict[str, Exposure], list[str]
         and not (view.unfinished and view.rows[flag] == view.expected[flag].meet(wanted[flag]))
     ]
     return {flag: target for flag, target in wanted.items() if flag not in respected}, respected
+
+
+def _left(respected: list[str]) -> str:
+    return f" Left as somebody else has made them, which is low enough: {', '.join(respected)}." if respected else ""
 
 
 _REVERT_REASONS = {
@@ -161,17 +230,21 @@ def _latched(view: View) -> Decision | None:
     if latch is None:
         return None
     if view.plan.spec_hash in (latch.spec_hash, view.ledger.spec_hash):
-        breach = latch.breach
-        message = (
-            f"Rolled back in stage {latch.stage}: {breach.metric} was {breach.value}, limit {breach.limit} "
-            f"({breach.severity}). It stays so until the plan is changed."
-        )
+        where = f"in stage {latch.stage}" if latch.stage else "before the first stage"
+        message = f"Rolled back {where}{_because(latch.cause)}. It stays so until Retry, or until the plan is changed."
         return _hold(Phase.ROLLED_BACK, reasons.ROLLED_BACK, message, stalled=True)
-    if view.suspended:
-        return _suspended(view)
+    standing = _paused(view) or _suspended(view)
+    if standing is not None:
+        return standing
     ledger = steps.rearmed(view)
     message = f"The plan was changed after the revert in stage {latch.stage}; attempt {ledger.attempt} begins."
     return Decision(Verb.REARM, Phase.PENDING, reasons.REARMED, message, ledger=ledger)
+
+
+def _because(cause: Breach | Order) -> str:
+    if isinstance(cause, Order):
+        return f" by {cause.by}" + (f': "{cause.reason}"' if cause.reason else "")
+    return f": {cause.metric} was {cause.value}, limit {cause.limit} ({cause.severity})"
 
 
 def _edited(view: View) -> Decision | None:
@@ -201,7 +274,7 @@ def _drifted(view: View) -> Decision | None:
     for flag in view.drifted:
         message = (
             f"Flag {flag} was changed by somebody else: it is {view.rows[flag]}, "
-            f"the operator had it as {view.expected[flag]}. It goes on when the row is put back."
+            f"the operator had it as {view.expected[flag]}. It goes on when the row is put back, or on Resume."
         )
         return _hold(Phase.PAUSED, reasons.MANUAL_CHANGE, message)
     return None
@@ -219,10 +292,29 @@ def _suspended(view: View) -> Decision | None:
     return _hold(Phase.PAUSED, reasons.SUSPENDED, "spec.suspend is true; set it to false to go on.")
 
 
-def _preflight(view: View) -> Decision | None:
-    if view.ledger.stage != NOT_STARTED or not view.plan.preflight_blockers:
+def _paused(view: View) -> Decision | None:
+    paused = view.ledger.people.paused
+    if paused is None:
         return None
-    return _not_in_effect(Phase.PREFLIGHT, view.plan.preflight_blockers)
+    because = f': "{paused.reason}"' if paused.reason else ""
+    message = f"Paused by {paused.by}{because}; it goes on with: {command(view, 'resume')}."
+    return _hold(Phase.PAUSED, reasons.PAUSED, message)
+
+
+def _preflight(view: View) -> Decision | None:
+    if view.ledger.people.preflight_done:
+        return None
+    if view.plan.preflight_blockers:
+        return _not_in_effect(Phase.PREFLIGHT, view.plan.preflight_blockers)
+    return _unmet(view, preflight(view), "The first stage waits for its preflight")
+
+
+def _unmet(view: View, checks: tuple[Condition, ...], what: str) -> Decision | None:
+    missing = unmet_checks(view, checks)
+    if not missing:
+        return None
+    words = tuple(one.words for one in missing)
+    return _hold(Phase.PREFLIGHT, missing[0].reason, f"{what}: {'; '.join(words)}.", waiting_for=words)
 
 
 def _evidence_against(view: View) -> Decision | None:
@@ -270,14 +362,9 @@ def _reference(view: View) -> Decision | None:
     return Decision(Verb.WAIT, phase, reasons.AWAITING_REFERENCE, message, waiting_for=waiting)
 
 
-def _acknowledged(view: View, check: str) -> bool:
-    """Whether a person has confirmed the check for this plan."""
-    return check in view.confirmed
-
-
 def _guards_quiet(view: View) -> Decision | None:
     """A guard that fires without any rollout would take a healthy one back."""
-    if _acknowledged(view, GUARDS_QUIET):
+    if view.ledger.people.confirmed(GUARDS_QUIET, view.ledger.uid, view.plan.plan_hash) is not None:
         return None
     noisy = tuple(dict.fromkeys(str(clause) for clause in view.progress.too_tight(view.plan)))
     if not noisy:
@@ -301,7 +388,7 @@ def _unseen(view: View) -> Decision | None:
 def _no_traffic(view: View) -> Decision | None:
     """A stage without data has proved nothing; before the first raise there may be nothing to see yet."""
     stage = view.stage
-    if stage is None or stage.on_no_traffic is OnNoTraffic.COUNT:
+    if stage is None or stage.on_no_traffic is OnNoTraffic.COUNT or view.promotion is not None:
         return None
     notes = _notes(view, GuardState.NO_DATA)
     if not notes or (not view.ledger.raised and view.progress.baked >= stage.bake):
@@ -315,7 +402,7 @@ def _notes(view: View, state: GuardState) -> tuple[str, ...]:
 
 def _baking(view: View) -> Decision | None:
     stage = view.stage
-    if stage is None or view.progress.baked >= stage.bake:
+    if stage is None or view.progress.baked >= stage.bake or view.promotion is not None:
         return None
     bake = format_duration(stage.bake)
     waiting = (f"{bake} of healthy time in {stage.name}",)
@@ -325,7 +412,7 @@ def _baking(view: View) -> Decision | None:
 
 def _gated(view: View) -> Decision | None:
     stage = view.stage
-    if stage is None:
+    if stage is None or view.promotion is not None:
         return None
     waiting = tuple(words for gate in stage.gates for words in unmet(gate, view.plan, view.progress))
     if not waiting:
@@ -352,6 +439,22 @@ def _ended(view: View) -> Decision | None:
         return None
     message = "Every stage is in, baked and gated."
     return Decision(Verb.COMPLETE, Phase.COMPLETED, reasons.COMPLETED, message, ledger=steps.completed(view))
+
+
+def _not_approved(view: View) -> Decision | None:
+    stage = view.next_stage
+    missing = approvals_missing(view, stage) if stage is not None else 0
+    if stage is None or not missing:
+        return None
+    how = command(view, "approve", "--stage", stage.name)
+    waiting = (f"{missing} approval{'s' if missing > 1 else ''} of stage {stage.name}: {how}",)
+    return _hold(Phase.AWAITING_APPROVAL, reasons.AWAITING_APPROVAL, f"Waits for {waiting[0]}.", waiting_for=waiting)
+
+
+def _not_checked(view: View) -> Decision | None:
+    """Last of what a stage demands, because an answer counts for a minute only."""
+    stage = view.next_stage
+    return _unmet(view, stage.checks, f"Stage {stage.name} waits for its checks") if stage is not None else None
 
 
 def _next_not_in_effect(view: View) -> Decision | None:
@@ -418,6 +521,7 @@ def _advance(view: View) -> Decision:
         ledger=ledger,
         before={flag: view.rows[flag] for flag in stage.flags},
         after={flag: ledger.written[flag] for flag in stage.flags},
+        cited=cited(view, stage),
     )
 
 
@@ -440,11 +544,14 @@ STANDSTILL: tuple[Check, ...] = (
     _row_missing,
     _drifted,
     _over,
+    _paused,
     _suspended,
 )
 CHECKS: tuple[Check, ...] = (
+    _ordered,
     _breached,
     _blind_too_long,
+    _asked,
     *STANDSTILL,
     _preflight,
     _evidence_against,
@@ -457,7 +564,9 @@ CHECKS: tuple[Check, ...] = (
     _guards_quiet,
     _hold_at,
     _ended,
-    _next_not_in_effect,
+    _not_approved,
     _outside_window,
+    _next_not_in_effect,
+    _not_checked,
     _next_row_missing,
 )

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.guards import Guard
+from feature_rollout.core.people import Answered, Order, Promotion, Request
 from feature_rollout.core.plan import OnDrift, Plan, Stage
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
@@ -33,7 +36,7 @@ class Phase(StrEnum):
 
 
 class Verb(StrEnum):
-    """What is to be done. The four reverts are named as in the matrix."""
+    """What is to be done. The four reverts are named as in the matrix, what people do as in a RolloutAction."""
 
     WAIT = "Wait"
     HOLD = "Hold"
@@ -45,6 +48,13 @@ class Verb(StrEnum):
     REDUCE_PERCENTAGE = "ReducePercentage"
     RESTRICT_TO_GROUPS = "RestrictToGroups"
     ROLL_BACK_DATABASE = "RollBackDatabase"
+    APPROVE = "Approve"
+    PROMOTE = "Promote"
+    PAUSE = "Pause"
+    RESUME = "Resume"
+    CONFIRM = "Confirm"
+    ADOPT = "Adopt"
+    REFUSE = "Refuse"
 
     @property
     def reverts(self) -> bool:
@@ -75,7 +85,8 @@ class View:
     `rows` are the flag rows as just read; a flag without a row is missing. `trouble` is
     what keeps the present manifest from being followed (`plan` is then the last good one).
     `unfinished`: a lowering was begun that may have got no further than the flags.
-    `confirmed` are the names of the checks that a person has confirmed for this plan.
+    `requests` are what people want and nobody has answered yet, `checks` the newest
+    answers of the database by the full name of the check.
     """
 
     plan: Plan
@@ -89,7 +100,8 @@ class View:
     trouble: Trouble | None = None
     on_drift: OnDrift = OnDrift.RESPECT
     unfinished: bool = False
-    confirmed: frozenset[str] = frozenset()
+    requests: tuple[Request, ...] = ()
+    checks: Mapping[str, CheckAnswer] = field(default_factory=dict)
 
     @property
     def stage(self) -> Stage | None:
@@ -106,6 +118,12 @@ class View:
     def is_over(self) -> bool:
         """Whether every stage of the plan as it is now is in, baked and gated: then the guards have ended."""
         return self.ledger.is_over(len(self.plan.stages))
+
+    @property
+    def promotion(self) -> Promotion | None:
+        """Who has ended the bake and the gates of the stage that was entered last."""
+        promoted = self.ledger.people.promoted
+        return promoted if promoted is not None and promoted.stage == self.ledger.stage else None
 
     @property
     def expected(self) -> dict[str, Exposure]:
@@ -129,8 +147,10 @@ class Decision:
     """What is to be done, and why.
 
     `ledger`, `before` and `after` are set when a fenced transaction shall be made,
-    `targets` when rows shall be lowered. `waiting_for` says what must become true before
-    the next step, `due_at` when it is known when that will be.
+    `targets` when rows shall be lowered, because of a `breach` or of a person's `order`.
+    `answered` is the request that is carried out or refused with it. `cited` is whose word
+    a raise rests on. `waiting_for` says what must become true before the next step,
+    `due_at` when it is known when that will be.
     """
 
     verb: Verb
@@ -142,6 +162,9 @@ class Decision:
     after: Mapping[str, Exposure] = field(default_factory=dict)
     targets: Mapping[str, Exposure] = field(default_factory=dict)
     breach: Breach | None = None
+    order: Order | None = None
+    answered: Answered | None = None
+    cited: Mapping[str, Any] = field(default_factory=dict)
     waiting_for: tuple[str, ...] = ()
     due_at: datetime | None = None
     stalled: bool = False

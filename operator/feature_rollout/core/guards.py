@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from feature_rollout.core.evidence import Evidence
-from feature_rollout.core.exposure import DISABLED, FULL, Exposure
+from feature_rollout.core.exposure import DISABLED, FULL, OFF, Exposure, raises
 from feature_rollout.core.gauge import GaugeRun
 from feature_rollout.core.looks import stale_after
 from feature_rollout.core.plan import (
@@ -189,6 +189,16 @@ def targets(action: Action, plan: Plan, ledger: Ledger) -> dict[str, Exposure]:
     that the attempt has not written is left alone.
     """
     flags = ledger.raised if action.flags is None else [f for f in ledger.written if f in action.flags]
+    return {flag: _target(action, plan, ledger, flag) for flag in flags}
+
+
+def ordered_targets(action: Action, plan: Plan, ledger: Ledger, rows: Mapping[str, Exposure]) -> dict[str, Exposure]:
+    """The same for a person's order: also what somebody else has raised by hand above what it was before."""
+    flags = [
+        flag
+        for flag, left in ledger.written.items()
+        if raises(ledger.baseline.get(flag, OFF), left) or raises(ledger.baseline.get(flag, OFF), rows.get(flag, OFF))
+    ]
     return {flag: _target(action, plan, ledger, flag) for flag in flags}
 
 

@@ -16,6 +16,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from feature_rollout.core.calendar import Calendar
+from feature_rollout.core.checks import Check
 from feature_rollout.core.exposure import OFF, Exposure, FlagChange
 
 
@@ -169,6 +170,14 @@ class FlagEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """How many different people must approve of a stage, and whether a service account may be one of them."""
+
+    required: int = 1
+    service_accounts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One entry of the plan. `blockers` are the parts of it that this version cannot do; they hold its start.
 
@@ -183,6 +192,8 @@ class Stage:
     deadline: timedelta | None = None
     blockers: tuple[str, ...] = ()
     digest: str = ""
+    approval: Approval | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -274,6 +285,7 @@ class Plan:
     calendar: Calendar | None = None
     preflight_blockers: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
+    preflight: tuple[Check, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:

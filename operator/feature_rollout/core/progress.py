@@ -14,6 +14,7 @@ from typing import Any
 from feature_rollout.core.evidence import Arm, Evidence, Test
 from feature_rollout.core.gauge import GaugeRule, GaugeRun
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window
+from feature_rollout.core.people import Lift
 from feature_rollout.core.plan import Clause, Metric, MetricType, OnNoTraffic, Plan, Row, Sense
 from feature_rollout.core.reference import Reference
 from feature_rollout.core.relative import (
@@ -132,6 +133,7 @@ class Progress:
     gauges: Mapping[str, GaugeRun] = field(default_factory=dict)
     reference_until: datetime | None = None
     references: Mapping[str, Reference] = field(default_factory=dict)
+    lifted_at: datetime | None = None
 
     def of(self, metric: str) -> MetricProgress:
         return self.metrics.get(metric, MetricProgress())
@@ -161,6 +163,17 @@ class Progress:
             evidence=evidence,
             gauges=gauges,
             references=references,
+        )
+
+    def lifted(self, lift: Lift | None) -> Progress:
+        """After a person has lifted the hold of clauses: what was measured against them before counts no more, once."""
+        if lift is None or lift.at == self.lifted_at:
+            return self
+        return replace(
+            self,
+            evidence={key: e.reset() if key in lift.clauses else e for key, e in self.evidence.items()},
+            gauges={key: run for key, run in self.gauges.items() if key not in lift.clauses},
+            lifted_at=lift.at,
         )
 
     def observed(self, plan: Plan, look: Look, *, counting: bool, on_no_traffic: OnNoTraffic) -> Progress:
@@ -316,6 +329,7 @@ class Progress:
             "gauges": {key: run.to_json() for key, run in self.gauges.items()},
             "referenceUntil": self.reference_until.isoformat() if self.reference_until else None,
             "references": {name: reference.to_json() for name, reference in self.references.items()},
+            "liftedAt": self.lifted_at.isoformat() if self.lifted_at else None,
         }
 
     @classmethod
@@ -331,6 +345,7 @@ class Progress:
             # Not there in what an earlier version has stored.
             reference_until=_time(data.get("referenceUntil")),
             references={name: Reference.from_json(value) for name, value in data.get("references", {}).items()},
+            lifted_at=_time(data.get("liftedAt")),
         )
 
 

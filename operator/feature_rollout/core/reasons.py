@@ -13,6 +13,11 @@ GATE_NOT_PASSED = "GateNotPassed"
 COMPLETED = "Completed"
 SUSPENDED = "Suspended"
 HOLD_AT = "HoldAt"
+PAUSED = "Paused"
+AWAITING_APPROVAL = "AwaitingApproval"
+AWAITING_CONFIRMATION = "AwaitingConfirmation"
+CHECK_FAILED = "CheckFailed"
+CHECK_UNANSWERED = "CheckUnanswered"
 RELEASED = "Released"
 ABANDONED = "Abandoned"
 
@@ -32,6 +37,33 @@ PLAN_CHANGED = "PlanChanged"
 MANUAL_CHANGE = "ManualChange"
 FLAG_MISSING = "FlagMissing"
 INVARIANT_VIOLATED = "InvariantViolated"
+
+# What became of a RolloutAction.
+APPROVED = "Approved"
+CONFIRMED = "Confirmed"
+PROMOTED = "Promoted"
+RESUMED = "Resumed"
+ADOPTED = "Adopted"
+NOT_YET = "NotYet"
+ROLLOUT_MISSING = "RolloutNotFound"
+EXPIRED = "Expired"
+INVALID_ACTION = "InvalidAction"
+PLAN_HASH_MISMATCH = "PlanHashMismatch"
+STAGE_UNKNOWN = "StageUnknown"
+STAGE_NOT_NEXT = "StageNotNext"
+APPROVAL_NOT_NEEDED = "ApprovalNotNeeded"
+ALREADY_APPROVED = "AlreadyApproved"
+REQUESTER_UNKNOWN = "RequesterUnknown"
+SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
+CHECK_UNKNOWN = "CheckUnknown"
+CHECK_NOT_CONFIRMABLE = "CheckNotConfirmable"
+ALREADY_CONFIRMED = "AlreadyConfirmed"
+ALREADY_PAUSED = "AlreadyPaused"
+NOT_PAUSED = "NotPaused"
+DRIFT_TOO_EXPOSED = "DriftTooExposed"
+NOTHING_TO_PROMOTE = "NothingToPromote"
+NOTHING_TO_RETRY = "NothingToRetry"
+NOTHING_TO_ADOPT = "NothingToAdopt"
 
 # What it did by itself.
 FLAGS_DISABLED = "FlagsDisabled"
@@ -64,6 +96,36 @@ DESCRIPTIONS: dict[str, str] = {
     COMPLETED: "Every stage is in, baked and gated; the guards have ended.",
     SUSPENDED: "`spec.suspend` is true: nothing is raised, guards may still lower.",
     HOLD_AT: "The stage that `spec.holdAt` names is reached or passed.",
+    PAUSED: "A person has paused the rollout: nothing is raised until Resume, guards may still lower.",
+    AWAITING_APPROVAL: "The next stage needs the approval of people.",
+    AWAITING_CONFIRMATION: "A check must be confirmed by a person.",
+    CHECK_FAILED: "A check that the database was asked has not passed; it is asked again until it does.",
+    CHECK_UNANSWERED: "A check is being asked, or could not be; it is asked again, and nothing begins before.",
+    APPROVED: "A person's approval of a stage was counted.",
+    CONFIRMED: "A check was confirmed by a person.",
+    PROMOTED: "A person has ended the bake and the gates of a stage.",
+    RESUMED: "A person has ended a pause or a hold, or has accepted rows that were changed by hand.",
+    ADOPTED: "A person has given an earlier rollout's place in the ledger to this one.",
+    NOT_YET: "The action waits for its stage or check to be next; after 24 hours it expires.",
+    ROLLOUT_MISSING: "The action names a rollout that does not exist; after 24 hours it expires.",
+    EXPIRED: "The action could not be applied within 24 hours.",
+    INVALID_ACTION: "The action is not what its kind demands.",
+    PLAN_HASH_MISMATCH: "The action names another plan hash than the plan has now: it was made for another plan.",
+    STAGE_UNKNOWN: "The plan has no stage of that name.",
+    STAGE_NOT_NEXT: "The action is for a stage that the rollout is past, or not in.",
+    APPROVAL_NOT_NEEDED: "The stage does not ask for an approval.",
+    ALREADY_APPROVED: "The same person has approved of the stage already; nobody is counted twice.",
+    REQUESTER_UNKNOWN: "Nothing says who made the action, and it needs a person.",
+    SERVICE_ACCOUNT_NOT_ALLOWED: "A service account has made the action, and it needs a person.",
+    CHECK_UNKNOWN: "No check of that name is asked now.",
+    CHECK_NOT_CONFIRMABLE: "The check is asked of the database and not of people.",
+    ALREADY_CONFIRMED: "The check was confirmed already.",
+    ALREADY_PAUSED: "The rollout is paused already.",
+    NOT_PAUSED: "There is no pause, no hold and no change by hand that Resume could end.",
+    DRIFT_TOO_EXPOSED: "A row was changed by hand to more than the plan has by now; Resume does not accept that.",
+    NOTHING_TO_PROMOTE: "There is no bake that Promote could end.",
+    NOTHING_TO_RETRY: "Nothing was rolled back that Retry could begin again.",
+    NOTHING_TO_ADOPT: "The rollout has its own place in the ledger.",
     RELEASED: "The rollout was deleted: rows are what `onDelete` says, and ownership is given up.",
     ABANDONED: "The rollout was deleted with the abandon annotation: the database was not touched.",
     AWAITING_LOOK: "A guard has not been looked at yet in this attempt; nothing is raised before.",
@@ -81,13 +143,13 @@ DESCRIPTIONS: dict[str, str] = {
     MANUAL_CHANGE: "Somebody else changed a flag's row; what becomes of the rollout is up to the store's `onDrift`.",
     FLAG_MISSING: "A flag has no row in the table; rows are never created.",
     INVARIANT_VIOLATED: "A decision would have broken an invariant and was not carried out; please report it.",
-    FLAGS_DISABLED: "A breached row disabled flags.",
-    PERCENTAGE_REDUCED: "A breached row reduced flags.",
+    FLAGS_DISABLED: "A breached row or a person disabled flags.",
+    PERCENTAGE_REDUCED: "A breached row or a person reduced flags.",
     RESTRICTED_TO_GROUPS: "A breached row restricted flags to groups.",
-    ROLLED_BACK: "Exposure was taken back and stays back until the plan is changed.",
+    ROLLED_BACK: "Exposure was taken back and stays back until Retry, or until the plan is changed.",
     REVERT_RESTORED: "A revert that the database had lost, as in a failover that loses commits, was made again.",
     SESSION_INTERRUPTED: "A session whose locks kept exposure from being lowered was cancelled or ended.",
-    REARMED: "Another plan cleared the latch of an earlier revert; a new attempt begins.",
+    REARMED: "Another plan, or a Retry, cleared the latch of an earlier revert; a new attempt begins.",
     AS_PLANNED: "The rows are what the plan says they shall be now.",
     STORE_USABLE: "The database can be reached, and its flag table and bookkeeping are as they should be.",
     PROVIDER_USABLE: "The metric back end answers queries.",

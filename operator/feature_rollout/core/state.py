@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from feature_rollout.core.exposure import OFF, Exposure, raises
+from feature_rollout.core.people import Order, People
 from feature_rollout.core.plan import Severity
 
 NOT_STARTED = -1
@@ -65,16 +66,26 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """A revert that was made: nothing raises again until `Retry` or another `spec_hash`."""
+    """A revert that was made, by a breached row or a person: nothing raises until `Retry` or another `spec_hash`."""
 
-    breach: Breach
+    cause: Breach | Order
     stage: str
     spec_hash: str
     acted_at: datetime
 
+    @property
+    def gravity(self) -> int:
+        """The severity of a breach; a person's order has none, so that every breach after it is told of."""
+        return int(self.cause.severity) if isinstance(self.cause, Breach) else 0
+
+    def followed_by(self, later: Latch) -> Latch:
+        """What is told when there was another revert: the graver breach, and always what a person did after it."""
+        return later if isinstance(later.cause, Order) or later.gravity > self.gravity else self
+
     def to_json(self) -> dict[str, Any]:
+        cause = "breach" if isinstance(self.cause, Breach) else "order"
         return {
-            "breach": self.breach.to_json(),
+            cause: self.cause.to_json(),
             "stage": self.stage,
             "specHash": self.spec_hash,
             "actedAt": self.acted_at.isoformat(),
@@ -83,7 +94,7 @@ class Latch:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Latch:
         return cls(
-            Breach.from_json(data["breach"]),
+            Breach.from_json(data["breach"]) if "breach" in data else Order.from_json(data["order"]),
             data["stage"],
             data["specHash"],
             datetime.fromisoformat(data["actedAt"]),
@@ -117,6 +128,7 @@ class Ledger:
     latch: Latch | None = None
     acted: frozenset[Severity] = frozenset()
     completed_at: datetime | None = None
+    people: People = field(default_factory=People)
 
     @property
     def raised(self) -> tuple[str, ...]:
@@ -127,5 +139,5 @@ class Ledger:
         return tuple(f for f, row in self.written.items() if raises(self.baseline.get(f, OFF), row))
 
     def is_over(self, stages: int) -> bool:
-        """Whether a plan of so many stages is done. One that has grown since it was completed is not."""
-        return self.completed_at is not None and self.stage + 1 >= stages
+        """Whether a plan of so many stages is done. One that has grown since, or was rolled back, is not."""
+        return self.completed_at is not None and self.latch is None and self.stage + 1 >= stages

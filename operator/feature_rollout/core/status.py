@@ -7,16 +7,17 @@ changes nothing in it but `metrics`, which alone is no reason to write.
 |---|---|---|---|
 | Pending | False, and Reconciling | False | for seconds: the first looks, a new attempt |
 | Preflight | False, and Reconciling | False | the seven days before are read |
-| Preflight | False | True | a guard would fire without any rollout; a preflight that this version cannot do |
-| Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |
+| Preflight | True; False for NotInEffect | for NotInEffect, GuardTooTight | preflight or checks of a stage have not passed |
+| AwaitingApproval | True | False | the next stage needs the approval of people |
 | AwaitingWindow | True | False | the calendar is closed |
+| Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |
 | Held | True; False when blind | for PlanChanged, NotInEffect, StageOverdue | something keeps it from advancing |
-| Paused | True; False when a row was changed by hand | False | suspended, or a person has changed a row |
+| Paused | True; False when a row was changed by hand | False | paused or suspended, or a person has changed a row |
 | RolledBack | False | True | a revert was made and stays |
 | Completed | True | False | every stage is in |
 | Stalled | False | True | a person must mend something |
 
-AwaitingApproval, Migrating and Terminating are for what this version does not do.
+Migrating and Terminating are for what this version does not do.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.guards import GuardState
 from feature_rollout.core.looks import Verdict
+from feature_rollout.core.people import Order
 from feature_rollout.core.plan import Metric, MetricType, format_duration
 from feature_rollout.core.relative import dispersion_of, test_name
 
@@ -237,7 +239,16 @@ def _rollback(view: View) -> dict[str, Any] | None:
     latch = view.ledger.latch
     if latch is None:
         return None
-    breach = latch.breach
+    if isinstance(latch.cause, Order):
+        order = latch.cause
+        return {
+            "action": order.action,
+            "to": str(order.to),
+            "requestedBy": order.by,
+            "reason": order.reason,
+            "actedAt": kube_time(latch.acted_at),
+        }
+    breach = latch.cause
     return {
         "severity": str(breach.severity),
         "metric": breach.metric,
@@ -254,7 +265,8 @@ def _rollback(view: View) -> dict[str, Any] | None:
 def _history(view: View, decision: Decision, previous: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The last transitions, oldest first."""
     entries = list(previous.get("history", []))
-    if decision.verb.acts:
+    # A refusal is told to the person who asked; nothing of the rollout is different after it.
+    if decision.verb.acts and decision.verb is not Verb.REFUSE:
         entries.append(
             {
                 "at": kube_time(view.now),

@@ -34,6 +34,7 @@ def next_stage_entered(view: View) -> Ledger:
         spec_hash=view.plan.spec_hash,
         plan_hash=view.plan.plan_hash,
         completed_at=None,
+        people=replace(view.ledger.people, preflight_done=True, promoted=None),
     )
 
 
@@ -62,6 +63,7 @@ def rearmed(view: View) -> Ledger:
         spec_hash=plan.spec_hash,
         plan_hash=plan.plan_hash,
         completed_at=None,
+        people=ledger.people.inherited(),
     )
 
 

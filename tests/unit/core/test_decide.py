@@ -350,7 +350,9 @@ def test_a_more_severe_row_may_act_after_a_less_severe_one() -> None:
 
 
 def test_the_standstill_comes_before_all_that_waits() -> None:
-    assert CHECKS[2 : len(STANDSTILL) + 2] == STANDSTILL
+    chain = [check.__name__ for check in CHECKS[:4]]
+    assert chain == ["_ordered", "_breached", "_blind_too_long", "_asked"], "lowering, then people"
+    assert CHECKS[4 : len(STANDSTILL) + 4] == STANDSTILL
     named = [f for name, f in inspect.getmembers(module, inspect.isfunction) if _is_check(name, f)]
     assert set(named) == set(CHECKS), "every check is in the chain"
 
