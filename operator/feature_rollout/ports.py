@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.people import Answer, Answered, Request
 from feature_rollout.core.plan import OnDelete, Severity
 from feature_rollout.core.state import Latch, Ledger
 
@@ -44,7 +46,11 @@ class Drifted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who opens a ledger row, and for which flags."""
+    """Who opens a ledger row, and for which flags.
+
+    `adopt` is a person's word that it may be an earlier rollout's, of another plan; it is
+    recorded when it was needed.
+    """
 
     key: str
     uid: str
@@ -52,6 +58,7 @@ class Claim:
     spec_hash: str
     plan_hash: str
     on_delete: OnDelete
+    adopt: Answered | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +78,23 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """The final answer to a request, and when it was given."""
+
+    answer: Answer
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A ledger row and the flag rows, read together. A flag without a row is missing from `rows`."""
+    """A ledger row and the flag rows, read together. A flag without a row is missing from `rows`.
+
+    `actions` are the requests that were asked for and have their final answer already.
+    """
 
     ledger: Ledger
     rows: Mapping[str, Exposure]
+    actions: Mapping[str, Recorded] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +102,14 @@ class Commit:
     """A fenced transaction: `ledger` as it shall be, under the epoch and sequence it holds.
 
     `before` are the flag rows as last seen, `after` as they shall be; both empty when
-    only the ledger changes.
+    only the ledger changes. `answered` are the requests that it carries out or refuses.
     """
 
     ledger: Ledger
     before: Mapping[str, Exposure]
     after: Mapping[str, Exposure]
     why: Why
+    answered: tuple[Answered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +119,9 @@ class Lowering:
     It needs no epoch, only the key. `latch` and `severity` are set for a revert.
     `exact` writes the target itself where it is within the row (a baseline restored
     byte for byte), and the meet where it is not. `on_interrupted` is called with a sentence
-    when somebody else's sessions had to be cancelled or ended for it.
+    when somebody else's sessions had to be cancelled or ended for it. `answered` are the
+    requests that it carries out: they are recorded when every flag was lowered, and nothing
+    is done when one of them was recorded before.
     """
 
     key: str
@@ -109,6 +131,7 @@ class Lowering:
     severity: Severity | None = None
     exact: bool = False
     on_interrupted: Callable[[str], None] | None = field(default=None, compare=False)
+    answered: tuple[Answered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +163,17 @@ class FlagStore(Protocol):
         flag, and then nothing is written.
         """
 
-    async def read(self, key: str, flags: Sequence[str]) -> Snapshot:
-        """The ledger row and the flag rows, in one transaction."""
+    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
+        """The ledger row, the flag rows, and which of the requests of these UIDs are answered, in one transaction."""
 
     async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
         """The last checkpoint: the attempt that it belongs to, and what was stored."""
 
     async def commit(self, change: Commit) -> Ledger:
-        """Write flags, ledger and audit together. Raises Fenced or Drifted; then nothing is written.
+        """Write flags, ledger, audit and answers together. Raises Fenced or Drifted; then nothing is written.
 
-        Unconfirmed is the one Problem after which it may have been written.
+        Fenced also when one of the requests was answered before. Unconfirmed is the one
+        Problem after which it may have been written.
         """
 
     async def lower(self, change: Lowering) -> Ledger:
@@ -185,6 +209,13 @@ class MetricSource(Protocol):
         """
 
 
+class CheckSource(Protocol):
+    """Something that can answer the checks of one rollout that the database is asked."""
+
+    async def ask(self, name: str) -> CheckAnswer:
+        """By the check's full name, such as `preflight/backup-is-recent`. Never raises; no secret is in the message."""
+
+
 class RolloutObjects(Protocol):
     """What the reconciler reads from and writes to the API server about one rollout."""
 
@@ -200,6 +231,9 @@ class RolloutObjects(Protocol):
 
     def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
         """Record an Event, `kind` Normal or Warning; returns at once."""
+
+    def answer(self, rollout: Mapping[str, Any], request: Request, answer: Answer, at: datetime) -> None:
+        """Say on the RolloutAction what became of it, or what it waits for; returns at once."""
 
 
 class Clock(Protocol):

@@ -5,6 +5,7 @@
 | `FakeClock` | time; it moves only when told |
 | `FakeStore` | one database: flag rows, ledger rows, ownership, audit, checkpoints; `down` makes it unreachable |
 | `FakeSource` | metrics: a function of (metric, window), which may be changed, made to fail or to hang |
+| `FakeChecks` | checks that the database is asked: a dict of name to answer; `asked` has every question |
 | `FakeObjects` | the API server: objects, statuses, Events, finalizers |
 | `World` | all of them with a `Reconciler`, run in virtual time |
 """
@@ -19,8 +20,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.exposure import Exposure, FlagChange
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.people import Answer, Answered, Outcome, Request, RequestType
 from feature_rollout.core.plan import (
     Action,
     ActionType,
@@ -40,7 +43,7 @@ from feature_rollout.core.plan import (
     digest,
 )
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, Claim, Commit, Drifted, Fenced, Lowering, Problem, Snapshot
+from feature_rollout.ports import Checkpoint, Claim, Commit, Drifted, Fenced, Lowering, Problem, Recorded, Snapshot
 from feature_rollout.reconcile import Reconciler, Target
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
@@ -171,6 +174,7 @@ class FakeStore:
     owners: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[str, tuple[int, str]] = field(default_factory=dict)
     audit: list[tuple[str, str, Exposure, Exposure]] = field(default_factory=list)
+    actions: dict[str, Recorded] = field(default_factory=dict)
     down: Problem | None = None
     # Called with the name of each method before it does anything; may raise what a test wants.
     before: Callable[[str], None] = lambda _: None
@@ -193,17 +197,23 @@ class FakeStore:
             old = Ledger(claim.key, claim.uid, 0, 0, claim.spec_hash, claim.plan_hash)
             self.checkpoints.pop(claim.key, None)
             self.closed.discard(claim.key)
+        elif old.uid != claim.uid:
+            adopt = () if claim.adopt is None else (claim.adopt,)
+            if old.plan_hash != claim.plan_hash and not (adopt and self._record(adopt)):
+                raise Problem("AdoptionRequired", "an earlier rollout was never ended")
+            old = replace(old, uid=claim.uid, people=old.people.adopted())
         self.owners |= dict.fromkeys(claim.flags, claim.key)
         self.ledgers[claim.key] = replace(old, epoch=old.epoch + 1)
         return self.ledgers[claim.key]
 
-    async def read(self, key: str, flags: Sequence[str]) -> Snapshot:
+    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
         self._called("read")
         if key not in self.ledgers:
             raise Problem("LedgerMissing", "no ledger row", stalled=False)
         if flags:
             self.before("read flags")
-        return Snapshot(self.ledgers[key], {flag: self.rows[flag] for flag in flags if flag in self.rows})
+        rows = {flag: self.rows[flag] for flag in flags if flag in self.rows}
+        return Snapshot(self.ledgers[key], rows, {uid: self.actions[uid] for uid in requests if uid in self.actions})
 
     async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
         self._called("progress")
@@ -217,6 +227,8 @@ class FakeStore:
             raise Fenced("another epoch or sequence")
         if any(self.rows.get(flag) != seen for flag, seen in change.before.items()):
             raise Drifted("a row was changed")
+        if not self._record(change.answered):
+            raise Fenced("answered before")
         self._write(change.after, change.why.reason)
         self.ledgers[now.key] = replace(change.ledger, sequence=now.sequence + 1)
         self.after("commit")
@@ -225,10 +237,12 @@ class FakeStore:
     async def lower(self, change: Lowering) -> Ledger:
         self._called("lower")
         now = self.ledgers[change.key]
+        if not self._record(change.answered):
+            return now
         written = {f: self.rows[f].meet(target) for f, target in change.targets.items() if f in self.rows}
         self._write(written, change.why.reason)
         acted = now.acted | {change.severity} if change.severity else now.acted
-        latch = change.latch if now.latch is None or (change.severity or 0) > now.latch.breach.severity else now.latch
+        latch = now.latch.followed_by(change.latch) if now.latch and change.latch else now.latch or change.latch
         self.ledgers[now.key] = replace(
             now, written={**now.written, **written}, latch=latch, acted=acted, sequence=now.sequence + 1
         )
@@ -264,6 +278,12 @@ class FakeStore:
                 self.ledgers[one.key] = replace(now, baked=one.baked)
                 self.checkpoints[one.key] = (one.attempt, json.dumps(one.progress, allow_nan=False))
 
+    def _record(self, answered: Sequence[Answered]) -> bool:
+        if any(one.request.uid in self.actions for one in answered):
+            return False
+        self.actions |= {one.request.uid: Recorded(one.answer, one.at) for one in answered}
+        return True
+
     def _write(self, rows: Mapping[str, Exposure], reason: str) -> None:
         for flag, after in rows.items():
             if self.rows[flag] != after:
@@ -297,12 +317,27 @@ class FakeSource:
 
 
 @dataclass
+class FakeChecks:
+    """`answers` gives (passed, message) by full name; what is not there could not be asked."""
+
+    clock: FakeClock
+    answers: dict[str, tuple[bool | None, str]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def ask(self, name: str) -> CheckAnswer:
+        self.asked.append(name)
+        return CheckAnswer(name, *self.answers.get(name, (None, "the server does not answer")), self.clock.now())
+
+
+@dataclass
 class FakeObjects:
     """The API server's rollouts, by uid."""
 
     rollouts: dict[str, dict[str, Any]] = field(default_factory=dict)
     statuses: list[Mapping[str, Any]] = field(default_factory=list)
     events: list[tuple[str, str, str]] = field(default_factory=list)
+    # What the status of each RolloutAction says, by its name.
+    answers: dict[str, tuple[Answer, datetime]] = field(default_factory=dict)
     down: bool = False
 
     def _called(self) -> None:
@@ -330,6 +365,10 @@ class FakeObjects:
     def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
         self.events.append((kind, reason, note))
 
+    def answer(self, rollout: Mapping[str, Any], request: Request, answer: Answer, at: datetime) -> None:
+        if not self.down:
+            self.answers[request.name] = (answer, at)
+
 
 @dataclass
 class FakeTelemetry:
@@ -355,6 +394,9 @@ class World:
         self.clock = FakeClock()
         self.store = FakeStore(rows=rows or dict.fromkeys(of.flags, OFF))
         self.source = FakeSource()
+        self.checks = FakeChecks(self.clock)
+        self.requests: list[Request] = []
+        self.asked = 0
         self.objects = FakeObjects()
         self.telemetry = FakeTelemetry()
         self.target_changes: dict[str, Any] = {}
@@ -404,10 +446,31 @@ class World:
     def condition(self, kind: str) -> str:
         return next((c["status"] for c in self.status["conditions"] if c["type"] == kind), "")
 
+    def asks(self, kind: RequestType | str, by: str = "alice", **fields: Any) -> Request:
+        """A person makes a RolloutAction; Approve and Confirm name the plan hash as it is."""
+        kind = RequestType(kind)
+        self.asked += 1
+        number = self.asked
+        if kind in (RequestType.APPROVE, RequestType.CONFIRM) and self.plan is not None:
+            fields = {"plan_hash": self.plan.plan_hash, **fields}
+        made = Request(f"action-{number}", kind, self.clock.time, f"{kind}-{number}".lower(), requested_by=by, **fields)
+        self.requests.append(made)
+        return made
+
+    def answer(self, request: Request) -> tuple[str, str]:
+        """Outcome and reason, as the action's status has them."""
+        answer, _ = self.objects.answers[request.name]
+        return str(answer.outcome), answer.reason
+
     def target(self) -> Target:
         copy = json.loads(json.dumps(self.rollout))
-        made = Target(copy, KEY, OnDelete.KEEP, self.plan, store=self.store, source=self.source)
-        return replace(made, **self.target_changes)
+        made = Target(copy, KEY, OnDelete.KEEP, self.plan, store=self.store, source=self.source, checks=self.checks)
+        return replace(made, requests=self._unanswered(), **self.target_changes)
+
+    def _unanswered(self) -> tuple[Request, ...]:
+        """Those whose status does not say yet what became of them."""
+        said = {name for name, (answer, _) in self.objects.answers.items() if answer.outcome is not Outcome.PENDING}
+        return tuple(request for request in self.requests if request.name not in said)
 
     async def step(self) -> timedelta | None:
         """One reconcile, and everything that it started."""

@@ -7,7 +7,7 @@ and it is listed in the plan's notices.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from feature_rollout.api import reasons, resolve_calendar, resolve_matrix, resolve_metrics, resolve_stages
@@ -18,10 +18,21 @@ from feature_rollout.api.invalid import InvalidPlan
 from feature_rollout.api.metricprovider import MetricProvider
 from feature_rollout.api.metrictemplate import MetricTemplate
 from feature_rollout.api.resolve_metrics import BoundMetric, PrometheusQuery, SqlQuery
+from feature_rollout.api.resolve_stages import CheckQuery
 from feature_rollout.api.rollbackmatrix import RollbackMatrix, RollbackMatrixSpec
+from feature_rollout.core import checks
 from feature_rollout.core.plan import Notice, OnBlind, Plan, digest
 
-__all__ = ["InvalidPlan", "PrometheusQuery", "References", "Resolved", "SqlQuery", "references", "resolve"]
+__all__ = [
+    "CheckQuery",
+    "InvalidPlan",
+    "PrometheusQuery",
+    "References",
+    "Resolved",
+    "SqlQuery",
+    "references",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,10 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A rollout, resolved. `queries` are its SQL metrics, `prometheus` those of a Prometheus."""
+    """A rollout, resolved. `queries` are its SQL metrics, `prometheus` those of a Prometheus.
+
+    `checks` are those that the database is asked, by their full names.
+    """
 
     plan: Plan
     queries: Mapping[str, SqlQuery]
@@ -45,6 +59,7 @@ class Resolved:
     template_names: tuple[str, ...]
     suspended: bool
     hold_at: str | None
+    checks: Mapping[str, CheckQuery] = field(default_factory=dict)
 
 
 def references(rollout: FeatureRollout) -> References:
@@ -89,14 +104,26 @@ def resolve(
         alpha=float(guards.alpha_budget.number),
         calendar=resolve_calendar.calendar(spec.calendar) if spec.calendar is not None else None,
         preflight_blockers=tuple(
-            f"spec.preflight[{index}] {check.name} is not in effect yet: see to it by hand and remove it"
+            f"spec.preflight[{index}] {check.name}: {resolve_stages.JOB_NOT_IN_EFFECT}"
             for index, check in enumerate(spec.preflight)
+            if check.job is not None
         ),
         notices=tuple(_notices(spec, guards, path, metrics)),
+        preflight=resolve_stages.checks(spec.preflight, checks.preflight_key),
     )
-    queries = {name: sql for name, metric in metrics.items() if (sql := metric.sql_query()) is not None}
-    prometheus = {name: query for name, metric in metrics.items() if (query := metric.prometheus_query()) is not None}
-    return Resolved(plan, queries, prometheus, named.store, named.matrix, named.templates, spec.suspend, spec.hold_at)
+    return Resolved(
+        plan=plan,
+        queries={name: sql for name, metric in metrics.items() if (sql := metric.sql_query()) is not None},
+        prometheus={
+            name: query for name, metric in metrics.items() if (query := metric.prometheus_query()) is not None
+        },
+        store_name=named.store,
+        matrix_name=named.matrix,
+        template_names=named.templates,
+        suspended=spec.suspend,
+        hold_at=spec.hold_at,
+        checks=resolve_stages.queries(spec),
+    )
 
 
 def _matrix(rollout: FeatureRollout, matrix: RollbackMatrix | None) -> tuple[RollbackMatrixSpec, str]:
@@ -119,8 +146,9 @@ def _notices(
 ) -> Iterator[Notice]:
     if spec.contacts is not None:
         yield Notice("spec.contacts", "for people only, nobody is notified")
-    if spec.preflight:
-        yield Notice("spec.preflight", "the first stage does not start")
+    for index, check in enumerate(spec.preflight):
+        if check.job is not None:
+            yield Notice(f"spec.preflight[{index}].job", "the first stage does not start")
     yield from resolve_stages.notices(spec)
     yield from resolve_matrix.notices(guards, path, metrics)
 
@@ -135,7 +163,10 @@ def _plan_identity(
         "matrix": canonical(guards),
         "metrics": {name: {**metric.identity, "mode": metric.binding.mode} for name, metric in metrics.items()},
         "stages": canonical(spec.stages),
-    } | ({} if spec.on_blind is OnBlind.HOLD else {"onBlind": spec.on_blind})
+        # Left out where they say nothing, so that hashes of plans without them stay as they were.
+        **({} if spec.on_blind is OnBlind.HOLD else {"onBlind": spec.on_blind}),
+        **({"preflight": canonical(spec.preflight)} if spec.preflight else {}),
+    }
 
 
 def _spec_identity(spec: FeatureRolloutSpec) -> dict[str, Any]:

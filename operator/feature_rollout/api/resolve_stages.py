@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 
 from feature_rollout.api import reasons
 from feature_rollout.api.canonical import canonical
@@ -11,13 +13,24 @@ from feature_rollout.api.featurerollout import FeatureRolloutSpec
 from feature_rollout.api.invalid import InvalidPlan
 from feature_rollout.api.resolve_matrix import check_limit
 from feature_rollout.api.resolve_metrics import BoundMetric
+from feature_rollout.api.stages import Check as CheckModel
 from feature_rollout.api.stages import FlagEntry as FlagEntryModel
 from feature_rollout.api.stages import Gate as GateModel
 from feature_rollout.api.stages import Stage as StageModel
+from feature_rollout.core.checks import Check, preflight_key, stage_key
 from feature_rollout.core.exposure import FlagChange
-from feature_rollout.core.plan import FlagEntry, Gate, Notice, Stage, digest
+from feature_rollout.core.plan import Approval, FlagEntry, Gate, Notice, Stage, digest
 
 FLAGS_MAX = 100
+JOB_NOT_IN_EFFECT = "jobs are not in effect yet: run it by hand, and remove the check or ask for a confirmation"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckQuery:
+    """A check that the database is asked: the text, and what it must answer; None is `true`."""
+
+    text: str
+    expect: str | None
 
 
 def stages(spec: FeatureRolloutSpec, metrics: Mapping[str, BoundMetric]) -> tuple[Stage, ...]:
@@ -53,7 +66,21 @@ def _stage(index: int, stage: StageModel, metrics: Mapping[str, BoundMetric]) ->
         deadline=stage.deadline.delta if stage.deadline is not None else None,
         blockers=_blockers(index, stage),
         digest=digest(canonical(stage)),
+        approval=Approval(stage.approval.required, stage.approval.allow_service_accounts) if stage.approval else None,
+        checks=checks(stage.checks, partial(stage_key, stage.name)),
     )
+
+
+def checks(given: tuple[CheckModel, ...], key: Callable[[str], str]) -> tuple[Check, ...]:
+    """The checks that people and the database answer, under their full names."""
+    return tuple(Check(key(check.name), check.confirm) for check in given if check.job is None)
+
+
+def queries(spec: FeatureRolloutSpec) -> dict[str, CheckQuery]:
+    """What the database is asked, by the full name of the check."""
+    named = [(preflight_key(check.name), check) for check in spec.preflight]
+    named += [(stage_key(stage.name, check.name), check) for stage in spec.stages for check in stage.checks]
+    return {key: CheckQuery(check.sql, check.expect) for key, check in named if check.sql is not None}
 
 
 def _entry(entry: FlagEntryModel) -> FlagEntry:
@@ -81,8 +108,8 @@ def _gate(gate: GateModel, path: str, metrics: Mapping[str, BoundMetric]) -> Gat
 
 def _demands(stage: StageModel) -> list[str]:
     """What the stage demands before it starts, and this version cannot do."""
-    demands = (("approval", stage.approval), ("migrations", stage.migrations), ("checks", stage.checks))
-    return [name for name, value in demands if value]
+    jobs = [f"checks[{index}].job" for index, check in enumerate(stage.checks) if check.job is not None]
+    return [*(["migrations"] if stage.migrations else []), *jobs]
 
 
 def _blockers(index: int, stage: StageModel) -> tuple[str, ...]:

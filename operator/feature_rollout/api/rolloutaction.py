@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -12,30 +11,18 @@ from feature_rollout.api.base import ApiModel, Resource
 from feature_rollout.api.conditions import ObjectStatus
 from feature_rollout.api.rules import Found, Rule, immutable
 from feature_rollout.api.values import Name, PlanHash, Prose, Reference
+from feature_rollout.core.people import Outcome as RolloutActionPhase
+from feature_rollout.core.people import RequestType as RolloutActionType
+from feature_rollout.core.people import RollBackTo
 
-
-class RolloutActionType(StrEnum):
-    APPROVE = "Approve"
-    PROMOTE = "Promote"
-    PAUSE = "Pause"
-    RESUME = "Resume"
-    ROLL_BACK = "RollBack"
-    RETRY = "Retry"
-    CONFIRM = "Confirm"
-    ADOPT = "Adopt"
-
-
-class RollBackTo(StrEnum):
-    OFF = "Off"
-    PREVIOUS_STAGE = "PreviousStage"
-    BASELINE = "Baseline"
-
-
-class RolloutActionPhase(StrEnum):
-    PENDING = "Pending"
-    APPLIED = "Applied"
-    REFUSED = "Refused"
-    EXPIRED = "Expired"
+__all__ = [
+    "RollBackTo",
+    "RolloutAction",
+    "RolloutActionPhase",
+    "RolloutActionSpec",
+    "RolloutActionStatus",
+    "RolloutActionType",
+]
 
 
 _READ_FIRST = (RolloutActionType.APPROVE, RolloutActionType.CONFIRM)
@@ -114,7 +101,7 @@ class RolloutActionStatus(ObjectStatus):
     phase: RolloutActionPhase | None = None
     """Pending, then one of the others, for good."""
     reason: Annotated[str, Field(max_length=1024)] | None = None
-    """Why it was refused, as a documented constant."""
+    """Why, or what it waits for, as a documented constant."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """The same for people."""
     finished_at: datetime | None = None

@@ -91,26 +91,32 @@ class NextStep(StatusModel):
 
 
 class RollbackStatus(StatusModel):
-    """The breach that took exposure back, and how fast."""
+    """What took exposure back: a breach, and how fast, or a person."""
 
-    severity: Short
+    severity: Short | None = None
     """The row that acted."""
-    metric: Short
+    metric: Short | None = None
     """The metric that was past its limit."""
-    value: Short
+    value: Short | None = None
     """What it was."""
-    limit: Short
+    limit: Short | None = None
     """What it should not pass."""
-    onset_at: datetime
+    onset_at: datetime | None = None
     """The start of the first of the unbroken run of looks past the limit."""
     acted_at: datetime
     """When the revert was committed."""
-    respond_within: Short
+    respond_within: Short | None = None
     """The row's deadline."""
-    responded_in: Short
+    responded_in: Short | None = None
     """The time from onset to commit."""
     action: Short
     """What was done."""
+    to: Short | None = None
+    """Of a person's RollBack: where to."""
+    requested_by: Short | None = None
+    """Who has asked for it."""
+    reason: Short | None = None
+    """Why, in that person's words."""
 
 
 class HistoryEntry(StatusModel):
@@ -159,7 +165,7 @@ class FeatureRolloutStatus(ObjectStatus):
     next: NextStep | None = None
     """What comes next."""
     rollback: RollbackStatus | None = None
-    """The breach that the rollout was taken back for."""
+    """The breach that the rollout was taken back for, or the person who did it."""
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=10)] = ()
     """The last ten events, oldest first."""
     summary: Summary | None = None

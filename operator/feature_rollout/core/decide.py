@@ -77,7 +77,6 @@ def restored(lost: Ledger) -> Decision:
     """
     assert lost.latch is not None  # noqa: S101 - it is what was lost
     cause = lost.latch.cause
-    is_order = isinstance(cause, Order)
     message = f"The database had lost the revert{_because(cause)}; it was made again."
     return Decision(
         Verb(cause.action),
@@ -85,8 +84,8 @@ def restored(lost: Ledger) -> Decision:
         reasons.REVERT_RESTORED,
         message,
         targets=dict(lost.written),
-        breach=None if is_order else cause,
-        order=cause if is_order else None,
+        breach=cause if isinstance(cause, Breach) else None,
+        order=cause if isinstance(cause, Order) else None,
     )
 
 

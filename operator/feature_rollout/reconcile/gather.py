@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from feature_rollout.core import reasons
+from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decide import stands_still
 from feature_rollout.core.decision import Trouble, View
 from feature_rollout.core.guards import assess
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.people import Request
 from feature_rollout.core.plan import OnNoTraffic, Plan
 from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.requests import adoption
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Claim, Clock, Fenced, FlagStore, MetricSource, Problem, Snapshot
+from feature_rollout.ports import (
+    CheckSource,
+    Claim,
+    Clock,
+    Fenced,
+    FlagStore,
+    MetricSource,
+    Problem,
+    Recorded,
+    Snapshot,
+)
 from feature_rollout.reconcile.recall import begun, recalled
 from feature_rollout.reconcile.session import Looking, Session, Target, Telemetry, trouble_of
 
@@ -34,6 +47,7 @@ class Gatherer:
     async def view(self, target: Target, session: Session, plan: Plan, store: FlagStore) -> View:
         """The rollout as it is now. Raises Fenced, and Problem when the ledger cannot be read."""
         snapshot, trouble = await self._read(target, session, plan, store)
+        session.recorded = snapshot.actions
         ledger, now = snapshot.ledger, self._clock.now()
         session.remember(ledger)
         view = View(
@@ -48,6 +62,8 @@ class Gatherer:
             trouble=trouble,
             on_drift=target.on_drift,
             unfinished=session.reverting is not None,
+            requests=_unanswered(target, snapshot.actions),
+            checks=self._answers(session, plan, ledger),
         )
         if session.progress is None or session.attempt != ledger.attempt:
             session.progress = await self._stored_progress(ledger, store)
@@ -60,6 +76,30 @@ class Gatherer:
         if session.source is not None and not view.is_over:
             self._start_looks(target, session, plan, session.source, now)
         return replace(view, progress=progress, guards=assess(plan, progress, now))
+
+    def ask(self, target: Target, session: Session, names: Sequence[str]) -> None:
+        """Ask the database these checks, unless it is being asked. The answer wakes the rollout."""
+        metadata, source = target.rollout["metadata"], session.check_source
+        for name in names:
+            if source is None:
+                session.checks[name] = CheckAnswer(name, None, "there is nothing to ask it with", self._clock.now())
+            elif name not in session.asking:
+                task = asyncio.create_task(_asked(source, name, self._clock))
+                task.add_done_callback(lambda _: self._wake(metadata["namespace"], metadata["name"]))
+                session.asking[name] = task
+
+    def _answers(self, session: Session, plan: Plan, ledger: Ledger) -> Mapping[str, CheckAnswer]:
+        """The newest answer of each check; those to another plan's questions, or of an earlier attempt, are none."""
+        if session.checks_of != (plan.plan_hash, ledger.attempt):
+            session.forget_checks()
+            session.checks_of = (plan.plan_hash, ledger.attempt)
+        for name, task in [(name, task) for name, task in session.asking.items() if task.done()]:
+            del session.asking[name]
+            if not task.cancelled():
+                session.checks[name] = answer = task.result()
+                if not answer.passed:
+                    log.info("check %s: %s", name, answer.message, extra={"rollout": ledger.key})
+        return dict(session.checks)
 
     async def _read(
         self, target: Target, session: Session, plan: Plan, store: FlagStore
@@ -74,15 +114,16 @@ class Gatherer:
             trouble = Trouble(reasons.STORE_NOT_FOUND, "The FlagStore is not usable any more.")
         problem = await self._opened(target, session, plan, store)
         try:
-            snapshot = await store.read(target.key, _flags(plan, session.ledger))
+            uids = [request.uid for request in target.requests]
+            snapshot = await store.read(target.key, _flags(plan, session.ledger), uids)
             if _flags(plan, session.ledger) != _flags(plan, snapshot.ledger):
-                snapshot = await store.read(target.key, _flags(plan, snapshot.ledger))
+                snapshot = await store.read(target.key, _flags(plan, snapshot.ledger), uids)
         except Problem as unread:
             problem = problem or unread
             # Without a ledger row there is nothing to guard, and why it could not be opened is what people must know.
             if not problem.stalled or unread.reason == reasons.LEDGER_MISSING:
                 raise problem from None
-            snapshot = await store.read(target.key, [])
+            snapshot = await store.read(target.key, [], [request.uid for request in target.requests])
         if problem is None:
             if snapshot.ledger.epoch != session.epoch:
                 raise Fenced(f"{target.key} is under epoch {snapshot.ledger.epoch}, not {session.epoch}")
@@ -94,7 +135,8 @@ class Gatherer:
 
     async def _opened(self, target: Target, session: Session, plan: Plan, store: FlagStore) -> Problem | None:
         """Open the ledger row unless that was done for just this; what kept it from being opened."""
-        claim = Claim(target.key, target.uid, plan.flags, plan.spec_hash, plan.plan_hash, plan.on_delete)
+        adopt = adoption(_unanswered(target, session.recorded), plan.plan_hash, self._clock.now())
+        claim = Claim(target.key, target.uid, plan.flags, plan.spec_hash, plan.plan_hash, plan.on_delete, adopt)
         if session.claim == claim and session.store is store:
             return None
         try:
@@ -117,7 +159,7 @@ class Gatherer:
     def _observed(self, target: Target, session: Session, view: View) -> Progress:
         """The progress after every look that has arrived, in the order of their windows."""
         plan = view.plan
-        progress = aligned(session.progress, plan, view.ledger, view.now)
+        progress = aligned(session.progress, plan, view.ledger, view.now).lifted(view.ledger.people.lifted)
         counting = not stands_still(view)
         on_no_traffic = view.stage.on_no_traffic if view.stage else OnNoTraffic.WAIT
         done = {name: looking for name, looking in session.looking.items() if looking.task.done()}
@@ -157,17 +199,30 @@ class Gatherer:
             session.looking[metric.name] = Looking(task, plan.plan_hash)
 
 
+def _unanswered(target: Target, recorded: Mapping[str, Recorded]) -> tuple[Request, ...]:
+    return tuple(request for request in target.requests if request.uid not in recorded)
+
+
 def _flags(plan: Plan, ledger: Ledger | None) -> list[str]:
     """The plan's flags and those that were written: an edit may drop a flag, it is still ours to guard."""
     return list(dict.fromkeys([*plan.flags, *(ledger.written if ledger else ())]))
 
 
+async def _asked(source: CheckSource, name: str, clock: Clock) -> CheckAnswer:
+    try:
+        return await source.ask(name)
+    except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
+        # Its text may hold anything, secrets too: only its type is told.
+        log.error("a check failed with %s", type(error).__name__)  # noqa: TRY400 - likewise
+        return CheckAnswer(name, None, f"asking failed with {type(error).__name__}", clock.now())
+
+
 async def _looked(source: MetricSource, metric: str, window: Window) -> tuple[Look, float]:
-    look = await _asked(source, metric, window)
+    look = await _look(source, metric, window)
     return look, asyncio.get_running_loop().time()
 
 
-async def _asked(source: MetricSource, metric: str, window: Window) -> Look:
+async def _look(source: MetricSource, metric: str, window: Window) -> Look:
     try:
         return await source.look(metric, window)
     except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer

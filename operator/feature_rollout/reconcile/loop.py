@@ -14,11 +14,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 from feature_rollout.core import reasons
+from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide, release, restored
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.invariants import violations
+from feature_rollout.core.people import Order
 from feature_rollout.core.plan import OnDelete
-from feature_rollout.core.state import Latch
+from feature_rollout.core.state import Breach, Latch
 from feature_rollout.ports import (
     Clock,
     Commit,
@@ -42,6 +44,8 @@ ABANDON_ANNOTATION = "featurerollout.dev/abandon"
 POLL = timedelta(seconds=5)
 POLL_COMPLETED = timedelta(seconds=30)
 RETRY = timedelta(seconds=2)
+# Instead of a severity, where a revert is counted that a person has ordered.
+BY_PERSON = "Person"
 AT_ONCE = timedelta(0)
 
 
@@ -81,16 +85,20 @@ class Reconciler:
             if problem.reason == reasons.LEDGER_MISSING:
                 session.fenced()
             await self._teller.trouble(target, session, trouble_of(problem))
+            self._teller.waiting(target, session, trouble_of(problem))
         # Never at once: what goes wrong each time would go wrong without a pause.
         return RETRY
 
     def forget(self, uid: str) -> None:
         """The object is gone."""
         session = self._sessions.pop(uid, None)
-        for looking in session.looking.values() if session else ():
+        if session is None:
+            return
+        for looking in session.looking.values():
             looking.task.cancel()
-        for recall in session.recalls.values() if session else ():
+        for recall in session.recalls.values():
             recall.task.cancel()
+        session.forget_checks()
 
     def status_lost(self, uid: str) -> None:
         """The status that was told last could not be written: tell it again."""
@@ -120,25 +128,29 @@ class Reconciler:
         session.plan = target.plan or session.plan
         store = target.store or session.store
         if target.plan is not None or target.source is not None:
-            session.source = target.source
+            session.source, session.check_source = target.source, target.checks
         if session.plan is None or store is None:
             trouble = target.trouble or Trouble(reasons.PENDING, "Nothing is known of the plan yet.", stalled=False)
             await self._teller.trouble(target, session, trouble)
+            self._teller.waiting(target, session, trouble)
             return RETRY
         await self._objects.add_finalizer(target.rollout)
         view = await self._gatherer.view(target, session, session.plan, store)
         session.untold = session.untold or session.confirmed(view.ledger)
+        self._teller.answer(target, session, view)
         if session.untold is None:
             decision = self._decided(target, session, view)
             if not decision.verb.reverts:
                 await self._audit(session, view, store)
             if not decision.verb.acts:
+                self._gatherer.ask(target, session, to_ask(view, decision))
                 await self._teller.tell(target, session, view, decision)
                 return self._due(view)
             if not await self._apply(target, session, view, decision, store):
                 return RETRY
             session.untold = decision
             view = await self._gatherer.view(target, session, session.plan, store)
+            self._teller.answer(target, session, view)
         decision, session.untold = session.untold, None
         self._teller.announce(target, view, decision)
         await self._teller.tell(target, session, view, decision)
@@ -196,28 +208,34 @@ class Reconciler:
     async def _apply(self, target: Target, session: Session, view: View, decision: Decision, store: FlagStore) -> bool:
         """Carry the decision out; whether it was."""
         if decision.verb.reverts:
-            assert decision.breach is not None  # noqa: S101 - a revert has one
             assert session.reverting is not None  # noqa: S101 - `_decided` has set it
             change = replace(session.reverting[1], on_interrupted=self._interrupted(target))
             session.remember(await store.lower(change))
             session.reverting = None
-            seconds = (self._clock.now() - decision.breach.onset_at).total_seconds()
-            answered_at_s = session.answered_at_s
-            waited_s = asyncio.get_running_loop().time() - answered_at_s if answered_at_s is not None else None
-            self._telemetry.reverted(str(decision.breach.severity), seconds, waited_s)
+            self._count(session, _cause(decision))
             return True
         assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
         if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):
             return False
         stages = view.plan.stages[: decision.ledger.stage + 1]
         why = _why(target, decision, stages[-1].name if stages else "")
+        answered = (decision.answered,) if decision.answered else ()
         try:
-            await store.commit(Commit(decision.ledger, decision.before, decision.after, why))
+            await store.commit(Commit(decision.ledger, decision.before, decision.after, why, answered))
         except Unconfirmed:
             session.unconfirmed = decision
             raise
         session.unconfirmed = None
         return True
+
+    def _count(self, session: Session, cause: Breach | Order) -> None:
+        now = self._clock.now()
+        if isinstance(cause, Order):
+            self._telemetry.reverted(BY_PERSON, (now - cause.asked_at).total_seconds(), None)
+            return
+        answered_at_s = session.answered_at_s
+        waited_s = asyncio.get_running_loop().time() - answered_at_s if answered_at_s is not None else None
+        self._telemetry.reverted(str(cause.severity), (now - cause.onset_at).total_seconds(), waited_s)
 
     async def _still_wanted(self, target: Target) -> bool:
         """Whether the API server, asked now, still holds what was decided on: nothing is raised on an old manifest."""
@@ -286,17 +304,31 @@ class Reconciler:
 
 
 def _why(target: Target, decision: Decision, stage: str) -> Why:
-    evidence = decision.breach.to_json() if decision.breach else {}
-    return Why(decision.reason, decision.message, target.generation, stage, evidence=evidence, verb=str(decision.verb))
+    cause = decision.breach or decision.order
+    return Why(
+        decision.reason,
+        decision.message,
+        target.generation,
+        stage,
+        actor=decision.answered.request.who if decision.answered else "operator",
+        evidence=cause.to_json() if cause else decision.cited,
+        verb=str(decision.verb),
+    )
+
+
+def _cause(decision: Decision) -> Breach | Order:
+    cause = decision.breach or decision.order
+    assert cause is not None  # noqa: S101 - a revert has one
+    return cause
 
 
 def _lowering(target: Target, view: View, decision: Decision) -> Lowering:
-    assert decision.breach is not None  # noqa: S101 - a revert has one
     stage = view.stage.name if view.stage else ""
     return Lowering(
         key=target.key,
         targets=decision.targets,
         why=_why(target, decision, stage),
-        latch=Latch(decision.breach, stage, view.plan.spec_hash, view.now),
-        severity=decision.breach.severity,
+        latch=Latch(_cause(decision), stage, view.plan.spec_hash, view.now),
+        severity=decision.breach.severity if decision.breach else None,
+        answered=(decision.answered,) if decision.answered else (),
     )

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decision import Decision, Trouble
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look
+from feature_rollout.core.people import Request
 from feature_rollout.core.plan import OnDelete, OnDrift, Plan
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, Claim, FlagStore, Lowering, MetricSource, Problem
+from feature_rollout.ports import Checkpoint, CheckSource, Claim, FlagStore, Lowering, MetricSource, Problem, Recorded
 from feature_rollout.reconcile.recall import Recall
 
 
@@ -24,6 +26,7 @@ class Target:
 
     `plan` is None when the manifest cannot be followed, and then `trouble` says why.
     `store` is None when there is no usable FlagStore; `store_trouble` says why.
+    `requests` are the RolloutActions whose status does not say yet what became of them.
     """
 
     rollout: Mapping[str, Any]
@@ -36,6 +39,8 @@ class Target:
     store: FlagStore | None = None
     source: MetricSource | None = None
     on_drift: OnDrift = OnDrift.RESPECT
+    checks: CheckSource | None = None
+    requests: tuple[Request, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -63,6 +68,7 @@ class Session:
     plan: Plan | None = None
     store: FlagStore | None = None
     source: MetricSource | None = None
+    check_source: CheckSource | None = None
     # Under which epoch the ledger row was opened, and for what.
     claim: Claim | None = None
     epoch: int = 0
@@ -89,6 +95,13 @@ class Session:
     latched: Ledger | None = None
     # The rows as they were when the audit was last seen to account for them.
     audited: Mapping[str, Exposure] | None = None
+    # What the database answered to the checks of the plan with that hash, in that attempt, and what is being asked.
+    checks: dict[str, CheckAnswer] = field(default_factory=dict)
+    asking: dict[str, asyncio.Task[CheckAnswer]] = field(default_factory=dict)
+    checks_of: tuple[str, int] = ("", 0)
+    # The requests that the store has a final answer to, and those whose Event was recorded.
+    recorded: Mapping[str, Recorded] = field(default_factory=dict)
+    announced: set[str] = field(default_factory=set)
 
     def remember(self, ledger: Ledger) -> None:
         """The row as the database has it: a latch in it stays known, also when the database should lose it."""
@@ -115,6 +128,12 @@ class Session:
         """Somebody else has moved the ledger row on: everything is read again but the looks that are under way."""
         self.claim = self.ledger = self.progress = None
         self.unsaved = False
+
+    def forget_checks(self) -> None:
+        """What was asked is no question any more."""
+        for task in self.asking.values():
+            task.cancel()
+        self.asking, self.checks = {}, {}
 
 
 def _is_made(wanted: Ledger, found: Ledger) -> bool:

@@ -11,7 +11,9 @@ from typing import Any
 from feature_rollout.core import reasons
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.people import Answer, Outcome
 from feature_rollout.core.plan import OnDrift
+from feature_rollout.core.requests import waiting
 from feature_rollout.core.status import differs, picture, trouble_picture
 from feature_rollout.ports import Clock, RolloutObjects
 from feature_rollout.reconcile.session import Session, Target
@@ -29,12 +31,13 @@ class Teller:
         self._clock = clock
 
     def announce(self, target: Target, view: View, decision: Decision) -> None:
-        """An Event and a log line for what was done."""
+        """An Event and a log line for what was done; `answer` has the Event of what a person has asked for."""
         kind = "Warning" if decision.verb.reverts else "Normal"
         stage = view.stage.name if view.stage else ""
         written = "; ".join(f"{flag}: {view.rows[flag]}" for flag in decision.targets if flag in view.rows)
         note = f"{decision.message} Written: {written}." if written else decision.message
-        self._objects.event(target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=note)
+        if decision.answered is None or decision.verb.reverts:
+            self._objects.event(target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=note)
         extra = {"rollout": target.key, "stage": stage, "operation": f"{view.ledger.key}@{view.ledger.sequence}"}
         log.log(logging.WARNING if decision.verb.reverts else logging.INFO, note, extra=extra)
 
@@ -49,8 +52,9 @@ class Teller:
         status = picture(view, now, previous, target.generation, acted=decision)
         if not differs(status, previous) and not session.status_lost:
             return
-        # That a revert stays is no news beside the revert.
-        if now.verb is Verb.HOLD and _is_news(now, previous) and not decision.verb.reverts:
+        # That a revert stays, or a pause, is no news beside the revert or the person's action.
+        told_already = decision.verb.reverts or (decision.verb.acts and decision.reason == now.reason)
+        if now.verb is Verb.HOLD and _is_news(now, previous) and not told_already:
             kind = "Warning" if now.stalled or now.phase is Phase.HELD else "Normal"
             self._objects.event(target.rollout, kind=kind, reason=now.reason, action=str(now.verb), note=now.message)
         drift = _drift(status)
@@ -61,6 +65,32 @@ class Teller:
             )
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
+
+    def answer(self, target: Target, session: Session, view: View) -> None:
+        """Say on each RolloutAction what became of it or what it waits for, and an Event when that is final.
+
+        By what the store has recorded: an answer that a crash kept from being told is told by the next process.
+        """
+        for request in target.requests:
+            recorded = session.recorded.get(request.uid)
+            if recorded is None:
+                continue
+            answer = recorded.answer
+            if request.uid not in session.announced:
+                kind = "Normal" if answer.outcome is Outcome.APPLIED else "Warning"
+                action, note = str(request.type), f"{request.name}: {answer.message}"
+                self._objects.event(target.rollout, kind=kind, reason=answer.reason, action=action, note=note)
+            self._objects.answer(target.rollout, request, answer, recorded.at)
+        session.announced = {request.uid for request in target.requests if request.uid in session.recorded}
+        for request, answer in waiting(view):
+            self._objects.answer(target.rollout, request, answer, view.now)
+
+    def waiting(self, target: Target, session: Session, trouble: Trouble) -> None:
+        """Say on each RolloutAction that it waits until what is wrong is mended."""
+        for request in target.requests:
+            if request.uid not in session.recorded:
+                answer = Answer(Outcome.PENDING, trouble.reason, f"It waits until this is mended: {trouble.message}")
+                self._objects.answer(target.rollout, request, answer, self._clock.now())
 
     async def trouble(self, target: Target, session: Session, trouble: Trouble) -> None:
         """Say what is wrong. What would heal by waiting needs a person when it has not healed for minutes."""

@@ -1,7 +1,6 @@
 """Answers on the status of FlagStores, MetricProviders and RolloutActions.
 
-A kind that has no effect yet is told so on the object itself: nothing that people apply
-is silently ignored.
+A person is told what became of an action: nothing that people apply is silently ignored.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from typing import Any
 
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Trouble
+from feature_rollout.core.people import Answer, Outcome
 from feature_rollout.core.plan import Notice
-from feature_rollout.core.status import with_transition_times
+from feature_rollout.core.status import kube_time, with_transition_times
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, ApiUnavailable
 from feature_rollout.kube.resources import ACTIONS, PROVIDERS, STORES
@@ -25,15 +25,17 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
 QUEUE_MAX = 10_000
+MESSAGE_MAX = 1024
+# A condition: type, status, reason, message.
+Row = tuple[str, str, str, str]
 
-ACTION_NOT_IN_EFFECT = "This version does not carry RolloutActions out; this one was refused and will never be applied."
 # What is said of an object that can be used.
 USABLE = {STORES: reasons.STORE_USABLE, PROVIDERS: reasons.PROVIDER_USABLE}
 
 
 class Answers:
-    """`consider()` for each action seen, `store_is()` and `provider_is()` for what was found out of one, `forget()`
-    for what was deleted; `run()` as a task.
+    """`store_is()`, `provider_is()` and `action_is()` for what was found out of one, `forget()` for what was deleted;
+    `run()` as a task.
     """
 
     def __init__(self, api: Api) -> None:
@@ -42,24 +44,38 @@ class Answers:
         self._told: dict[str, tuple[int, str]] = {}
         self._changed = asyncio.Event()
 
-    def consider(self, plural: str, obj: Mapping[str, Any]) -> None:
-        """Say of an object what this version does with it."""
-        if plural == ACTIONS:
-            self._say(plural, obj, Trouble(reasons.NOT_IN_EFFECT, ACTION_NOT_IN_EFFECT), {"phase": "Refused"})
-
     def provider_is(self, provider: Mapping[str, Any], trouble: Trouble | None) -> None:
         """Say whether a MetricProvider can be used."""
-        self._say(PROVIDERS, provider, trouble, {})
+        self._say(PROVIDERS, provider, trouble)
 
     def forget(self, obj: Mapping[str, Any]) -> None:
         """The object is gone, and nothing will be said of it again."""
         self._told.pop(str((obj.get("metadata") or {}).get("uid")), None)
 
+    def action_is(self, action: Mapping[str, Any], answer: Answer, at: datetime) -> None:
+        """Say what became of a RolloutAction at that time, or what it waits for."""
+        rows = [
+            ("Ready", answer.outcome is Outcome.APPLIED),
+            ("Reconciling", answer.outcome is Outcome.PENDING),
+            ("Stalled", answer.outcome in (Outcome.REFUSED, Outcome.EXPIRED)),
+        ]
+        status = {
+            "phase": str(answer.outcome),
+            "reason": answer.reason,
+            "message": answer.message[:MESSAGE_MAX],
+            "finishedAt": None if answer.outcome is Outcome.PENDING else kube_time(at),
+        }
+        conditions = [(kind, "True" if holds else "False", answer.reason, answer.message) for kind, holds in rows]
+        before = action.get("status") or {}
+        if any(before.get(field) != value for field, value in status.items()):
+            known = {field: value for field, value in status.items() if value is not None}
+            self._queue(ACTIONS, action, known, conditions)
+
     def store_is(self, store: Mapping[str, Any], trouble: Trouble | None) -> None:
         """Say whether a FlagStore can be used."""
         allowed = ", ".join((store.get("spec") or {}).get("allow") or ())
         unused = Notice("spec.allow", f"{allowed}: nothing is run as the owner for a rollout yet") if allowed else None
-        self._say(STORES, store, trouble, {}, unused)
+        self._say(STORES, store, trouble, unused)
 
     async def run(self) -> None:
         while True:
@@ -74,23 +90,36 @@ class Answers:
         plural: str,
         obj: Mapping[str, Any],
         trouble: Trouble | None,
-        more: Mapping[str, str],
         unused: Notice | None = None,
     ) -> None:
+        usable = USABLE[plural]
+        why = (trouble.reason, trouble.message[:MESSAGE_MAX]) if trouble else (usable, reasons.DESCRIPTIONS[usable])
+        if not _says(obj.get("status") or {}, int(obj["metadata"].get("generation", 0)), why):
+            self._queue(plural, obj, {}, _conditions(trouble, why, unused))
+
+    def _queue(self, plural: str, obj: Mapping[str, Any], more: Mapping[str, Any], rows: list[Row]) -> None:
+        """Have the status written, unless just that was written last."""
         key = key_of(obj)
         if key is None or len(self._waiting) >= QUEUE_MAX:
             return
-        metadata = obj["metadata"]
-        said = (int(metadata.get("generation", 0)), f"{trouble.reason} {trouble.message}" if trouble else "")
-        before = obj.get("status") or {}
-        usable = USABLE.get(plural, "")
-        why = (trouble.reason, trouble.message[:1024]) if trouble else (usable, reasons.DESCRIPTIONS[usable])
-        if self._told.get(metadata["uid"]) == said or _says(before, said[0], why):
+        metadata, before = obj["metadata"], obj.get("status") or {}
+        generation = int(metadata.get("generation", 0))
+        said = (generation, repr((more, rows)))
+        if self._told.get(metadata["uid"]) == said:
             return
         self._remember(metadata["uid"], said)
-        conditions = _conditions(before, said[0], trouble, why, unused)
-        status = {**more, "observedGeneration": said[0], "conditions": conditions}
-        self._waiting[plural, key] = (obj, status)
+        conditions = [
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": message[:MESSAGE_MAX],
+                "observedGeneration": generation,
+            }
+            for kind, status, reason, message in rows
+        ]
+        drawn = with_transition_times(conditions, before, datetime.now(UTC))
+        self._waiting[plural, key] = (obj, {**more, "observedGeneration": generation, "conditions": drawn})
         self._changed.set()
 
     def _remember(self, uid: str, said: tuple[int, str]) -> None:
@@ -112,20 +141,14 @@ class Answers:
             log.info("a status of %s was not written: %s", plural, error)
 
 
-def _conditions(
-    before: Mapping[str, Any], generation: int, trouble: Trouble | None, why: tuple[str, str], unused: Notice | None
-) -> list[dict[str, Any]]:
+def _conditions(trouble: Trouble | None, why: tuple[str, str], unused: Notice | None) -> list[Row]:
     rows = [
         ("Ready", "False" if trouble else "True", *why),
         ("Stalled", "True" if trouble and trouble.stalled else "False", *why),
     ]
     if unused is not None:
         rows.append(("FieldsInEffect", "False", reasons.NOT_IN_EFFECT, str(unused)))
-    conditions = [
-        {"type": kind, "status": status, "reason": reason, "message": message[:1024], "observedGeneration": generation}
-        for kind, status, reason, message in rows
-    ]
-    return with_transition_times(conditions, before, datetime.now(UTC))
+    return rows
 
 
 def _says(status: Mapping[str, Any], generation: int, why: tuple[str, str]) -> bool:

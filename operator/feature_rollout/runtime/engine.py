@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from feature_rollout.kube.resources import PROVIDERS, ROLLOUTS, STORES
+from feature_rollout.kube.resources import ACTIONS, PROVIDERS, ROLLOUTS, STORES
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime.answers import Answers
 from feature_rollout.runtime.inventory import Inventory, RolloutKey
@@ -78,20 +78,18 @@ class Engine:
     def offer(self, plural: str, event_type: str | None, obj: Mapping[str, Any]) -> None:
         """Take an event of the watch; quick, and never raises."""
         for key in self._inventory.offer(plural, event_type, obj):
-            self.wake(key)
+            self.wake(key, asked=plural == ACTIONS)
         if plural == STORES:
             self._stores.wake()
         elif plural == PROVIDERS:
             self._providers.wake()
         if event_type == "DELETED":
             self._answers.forget(obj)
-        elif plural != ROLLOUTS:
-            self._answers.consider(plural, obj)
 
-    def wake(self, key: RolloutKey) -> None:
-        """Deletions go first: what is to be switched off must not wait."""
+    def wake(self, key: RolloutKey, *, asked: bool = False) -> None:
+        """Deletions and what people ask for go first: what is to be switched off must not wait."""
         rollout = self._inventory.get(ROLLOUTS, *key)
-        urgent = rollout is not None and "deletionTimestamp" in (rollout.get("metadata") or {})
+        urgent = asked or (rollout is not None and "deletionTimestamp" in (rollout.get("metadata") or {}))
         self._scheduler.wake(key, urgent=urgent)
 
     async def work(self, key: RolloutKey) -> float | None:

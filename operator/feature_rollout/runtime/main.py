@@ -23,6 +23,7 @@ from feature_rollout.kube.rollouts import KubeRollouts
 from feature_rollout.postgres import Access
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
+from feature_rollout.runtime.actions import Actions
 from feature_rollout.runtime.answers import Answers
 from feature_rollout.runtime.engine import Counts, Engine, SystemClock
 from feature_rollout.runtime.http import Heartbeat, HttpServer
@@ -127,6 +128,7 @@ class _Operator:
             tasks += [
                 asyncio.create_task(parts.sweeper.run(), name="sweeper"),
                 asyncio.create_task(parts.answers.run(), name="answers"),
+                asyncio.create_task(parts.actions.run(), name="actions"),
                 asyncio.create_task(parts.engine.checkpoint_forever(), name="checkpoints"),
                 asyncio.create_task(stores, name="store checks"),
                 asyncio.create_task(parts.providers.check_forever(), name="provider checks"),
@@ -196,6 +198,7 @@ class _Parts:
     recorder: EventRecorder
     objects: BackgroundObjects
     answers: Answers
+    actions: Actions
     stores: Stores
     providers: Providers
     targets: Targets
@@ -223,14 +226,25 @@ def _compose(
             scheduler.wake(key)
 
     recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc)
-    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost)
+    clock = SystemClock()
     answers = Answers(api)
+    actions = Actions(api, inventory, answers, clock)
+    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer)
     stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets))
     providers = Providers(inventory, answers.provider_is)
-    targets = Targets(cluster, inventory, stores, providers, api, wake=scheduler.wake)
+    targets = Targets(
+        cluster,
+        inventory=inventory,
+        stores=stores,
+        providers=providers,
+        api=api,
+        actions=actions,
+        clock=clock,
+        wake=scheduler.wake,
+    )
     reconciler = Reconciler(
         objects,
-        SystemClock(),
+        clock,
         Counts(telemetry),
         wake=lambda namespace, name: scheduler.wake((namespace, name)),
         poll=timedelta(seconds=settings.drift_poll_seconds),
@@ -256,7 +270,19 @@ def _compose(
         api, inventory, namespaces=settings.watch_namespaces, wake=engine.wake, restart_watch=watch.restart
     )
     return _Parts(
-        recorder, objects, answers, stores, providers, targets, scheduler, reconciler, engine, watch, sweeper, api
+        recorder=recorder,
+        objects=objects,
+        answers=answers,
+        actions=actions,
+        stores=stores,
+        providers=providers,
+        targets=targets,
+        scheduler=scheduler,
+        reconciler=reconciler,
+        engine=engine,
+        watch=watch,
+        sweeper=sweeper,
+        api=api,
     )
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
+from feature_rollout.core.people import Answer, Request
 from feature_rollout.kube.errors import ApiError, ApiUnavailable, Gone, PermissionDenied, Stale
 from feature_rollout.kube.rollouts import KubeRollouts
 from feature_rollout.ports import Problem
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 API_UNAVAILABLE = "ApiServerUnavailable"
 API_FORBIDDEN = "ApiServerForbidden"
 T = TypeVar("T")
+Answered = Callable[[Mapping[str, Any], Request, Answer, datetime], None]
 
 WRITERS = 4
 BACKOFF_S = 1.0
@@ -30,12 +33,14 @@ class BackgroundObjects:
     """`ports.RolloutObjects`, with `run()` as a task that writes what was queued.
 
     `lost(uid, namespace, name)` is called when a status could not be written because the
-    object had changed: it must be drawn again, from what the object is now.
+    object had changed: it must be drawn again, from what the object is now. `answered` is
+    told what became of a RolloutAction.
     """
 
-    def __init__(self, rollouts: KubeRollouts, lost: Callable[[str, str, str], None]) -> None:
+    def __init__(self, rollouts: KubeRollouts, lost: Callable[[str, str, str], None], answered: Answered) -> None:
         self._rollouts = rollouts
         self._lost = lost
+        self._answered = answered
         self._waiting: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
         self._writing: set[str] = set()
         self._changed = asyncio.Condition()
@@ -56,6 +61,9 @@ class BackgroundObjects:
 
     def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
         self._rollouts.event(rollout, kind=kind, reason=reason, action=action, note=note)
+
+    def answer(self, rollout: Mapping[str, Any], request: Request, answer: Answer, at: datetime) -> None:
+        self._answered(rollout, request, answer, at)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

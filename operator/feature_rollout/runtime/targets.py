@@ -17,20 +17,23 @@ from feature_rollout.api.metrictemplate import MetricTemplate
 from feature_rollout.api.resolve import Resolved, references, resolve
 from feature_rollout.api.rollbackmatrix import RollbackMatrix
 from feature_rollout.core import reasons
+from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decision import Trouble
 from feature_rollout.core.plan import OnDelete, OnDrift
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError
 from feature_rollout.kube.resources import MATRICES, PROVIDERS, ROLLOUTS, STORES, TEMPLATES
+from feature_rollout.metrics.checks import SqlCheck, SqlChecks
 from feature_rollout.metrics.hub import RoutedSource
 from feature_rollout.metrics.prometheus import PrometheusMetricSource
 from feature_rollout.metrics.sql import SqlMetricSource
-from feature_rollout.ports import MetricSource, Problem
+from feature_rollout.ports import CheckSource, Clock, MetricSource, Problem
 from feature_rollout.reconcile import Target
 from feature_rollout.runtime import inventory
+from feature_rollout.runtime.actions import Actions
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, Reference, RolloutKey, version_of
 from feature_rollout.runtime.providers import Providers
-from feature_rollout.runtime.stores import Stores
+from feature_rollout.runtime.stores import Handle, Stores
 
 NOT_FOUND = frozenset(
     {
@@ -57,13 +60,16 @@ class Targets:
     def __init__(
         self,
         cluster: str,
+        *,
         inventory: Inventory,
         stores: Stores,
         providers: Providers,
         api: Api,
-        *,
+        actions: Actions,
+        clock: Clock,
         wake: Callable[[RolloutKey], None],
     ) -> None:
+        self._clock = clock
         self._api = api
         self._providers = providers
         self._wake = wake
@@ -71,6 +77,7 @@ class Targets:
         self._cluster = cluster
         self._inventory = inventory
         self._stores = stores
+        self._actions = actions
         self._resolved: dict[RolloutKey, tuple[object, Resolved | Trouble]] = {}
         self._missing_since_s: dict[RolloutKey, float] = {}
 
@@ -86,17 +93,20 @@ class Targets:
         trouble = resolved if isinstance(resolved, Trouble) else None
         plan = None if isinstance(resolved, Trouble) else resolved.plan
         spec = rollout.get("spec") or {}
-        store, source, store_trouble = await self._store(key, spec, resolved)
+        handle, store_trouble = await self._handle(key[0], spec)
+        source, checks, missing = self._sources(key, handle, resolved)
         return Target(
             rollout=rollout,
             key=f"{self._cluster}/{key[0]}/{key[1]}",
             on_delete=_on_delete(spec),
             plan=plan,
-            trouble=self._patient(key, store_trouble or trouble),
+            trouble=self._patient(key, store_trouble or missing or trouble),
             suspended=bool(spec.get("suspend")),
             hold_at=spec.get("holdAt"),
-            store=store,
+            store=handle.store if handle is not None else None,
             source=source,
+            checks=checks,
+            requests=self._actions.requests(key),
             on_drift=_on_drift(self._inventory.get(STORES, key[0], (spec.get("storeRef") or {}).get("name") or "")),
         )
 
@@ -192,35 +202,56 @@ class Targets:
         except InvalidObject as error:
             return Trouble(reasons.INVALID_PLAN, str(error))
 
-    async def _store(
-        self, key: RolloutKey, spec: Mapping[str, Any], resolved: Resolved | Trouble
-    ) -> tuple[Any, MetricSource | None, Trouble | None]:
-        namespace, rollout = key[0], "/".join(key)
+    async def _handle(self, namespace: str, spec: Mapping[str, Any]) -> tuple[Handle | None, Trouble | None]:
+        """The open FlagStore, or why there is none."""
         name = (spec.get("storeRef") or {}).get("name") or ""
         obj = self._inventory.get(STORES, namespace, name)
         if obj is None:
             message = (
                 f"spec.storeRef: there is no FlagStore {name} in namespace {namespace}: create it or correct the name"
             )
-            return None, None, Trouble(reasons.STORE_NOT_FOUND, message)
+            return None, Trouble(reasons.STORE_NOT_FOUND, message)
         try:
-            handle = await self._stores.get(obj)
+            return await self._stores.get(obj), None
         except Problem as problem:
-            return None, None, Trouble(problem.reason, problem.message, problem.stalled)
-        if isinstance(resolved, Trouble):
-            return handle.store, None, None
+            return None, Trouble(problem.reason, problem.message, problem.stalled)
+
+    def _sources(
+        self, key: RolloutKey, handle: Handle | None, resolved: Resolved | Trouble
+    ) -> tuple[MetricSource | None, CheckSource | None, Trouble | None]:
+        """Who answers the rollout's metrics and its checks."""
+        if handle is None or isinstance(resolved, Trouble):
+            return None, None, None
         routes: dict[str, MetricSource] = {}
         if resolved.prometheus:
-            prometheus = PrometheusMetricSource(
-                lambda name: self._providers.client(name, namespace), resolved.prometheus
-            )
+            prometheus = PrometheusMetricSource(lambda name: self._providers.client(name, key[0]), resolved.prometheus)
             routes |= dict.fromkeys(resolved.prometheus, prometheus)
-        if resolved.queries:
-            if handle.reader is None:
-                message = f"FlagStore {name} names no reader, and the plan has SQL metrics: add spec.postgres.reader"
-                return handle.store, None, Trouble(reasons.READER_MISSING, message)
-            routes |= dict.fromkeys(resolved.queries, SqlMetricSource(handle.reader, resolved.queries, rollout))
-        return handle.store, RoutedSource(routes) if routes else None, None
+        if not (resolved.queries or resolved.checks):
+            return RoutedSource(routes) if routes else None, None, None
+        if handle.reader is None:
+            message = (
+                f"FlagStore {resolved.store_name} names no reader, and the plan has SQL metrics or checks: "
+                "add spec.postgres.reader"
+            )
+            return None, None, Trouble(reasons.READER_MISSING, message)
+        rollout = "/".join(key)
+        routes |= dict.fromkeys(resolved.queries, SqlMetricSource(handle.reader, resolved.queries, rollout))
+        asked = {name: SqlCheck(query.text, query.expect) for name, query in resolved.checks.items()}
+        checks = Checks(SqlChecks(handle.reader, asked, rollout), self._clock) if asked else None
+        return RoutedSource(routes) if routes else None, checks, None
+
+
+class Checks:
+    """`ports.CheckSource` on the SQL checks of one rollout."""
+
+    def __init__(self, checks: SqlChecks, clock: Clock) -> None:
+        self._checks = checks
+        self._clock = clock
+
+    async def ask(self, name: str) -> CheckAnswer:
+        asked_at = self._clock.now()
+        passed, message = await self._checks.ask(name)
+        return CheckAnswer(name, passed, message, asked_at)
 
 
 def _generation(obj: Mapping[str, Any] | None) -> tuple[str, int] | None:

@@ -8,7 +8,7 @@ from typing import Final
 from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.ports import Claim, Problem
 from feature_rollout.postgres import Connection
-from feature_rollout.store import ledger, ownership
+from feature_rollout.store import actions, ledger, ownership
 from feature_rollout.store.config import TableMapping
 
 ADOPTION_PENDING: Final = "AdoptionPending"
@@ -24,7 +24,8 @@ async def open_ledger(connection: Connection, table: TableMapping, claim: Claim)
     if found is None:
         raise Problem(LEDGER_MISSING, "the ledger row was removed while it was opened", stalled=False)
     claimed = await ownership.claim(connection, table, claim.key, claim.flags, claim.spec_hash)
-    begun = found.ledger if created else _continued(found, claim, claimed.latch)
+    is_adopted = not created and await _is_adopted(connection, found, claim)
+    begun = found.ledger if created else _continued(found, claim, claimed.latch, is_adopted=is_adopted)
     if created or begun.uid != found.ledger.uid:
         await ledger.drop_evidence(connection, claim.key)
     if created:
@@ -37,7 +38,16 @@ async def open_ledger(connection: Connection, table: TableMapping, claim: Claim)
     return opened
 
 
-def _continued(found: ledger.Found, claim: Claim, latch: Latch | None) -> Ledger:
+async def _is_adopted(connection: Connection, found: ledger.Found, claim: Claim) -> bool:
+    """Whether a person's word is needed to go on with the row, and there; it counts once."""
+    now = found.ledger
+    is_needed = not found.closed and found.silent and now.uid != claim.uid and now.plan_hash != claim.plan_hash
+    if not is_needed or claim.adopt is None:
+        return False
+    return await actions.record(connection, claim.key, [claim.adopt])
+
+
+def _continued(found: ledger.Found, claim: Claim, latch: Latch | None, *, is_adopted: bool) -> Ledger:
     """The row that is there, as this claim goes on with it; raises Problem when it may not."""
     now = found.ledger
     if found.closed:
@@ -55,7 +65,7 @@ def _continued(found: ledger.Found, claim: Claim, latch: Latch | None) -> Ledger
         )
     if now.uid == claim.uid:
         return now
-    if now.plan_hash != claim.plan_hash:
+    if now.plan_hash != claim.plan_hash and not is_adopted and (found.silent or claim.adopt is None):
         message = (
             "a rollout of the same name, with another plan, was never ended in this database; "
             "create a RolloutAction of type Adopt, or release its flags with `featurerollout store release`"
@@ -67,4 +77,4 @@ def _continued(found: ledger.Found, claim: Claim, latch: Latch | None) -> Ledger
             f"it is taken over when nothing was heard of it for {ledger.SILENT_AFTER_S} s"
         )
         raise Problem(ADOPTION_PENDING, message, stalled=False)
-    return replace(now, uid=claim.uid)
+    return replace(now, uid=claim.uid, people=now.people.adopted())

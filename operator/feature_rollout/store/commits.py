@@ -8,7 +8,7 @@ from feature_rollout.core.exposure import Exposure, format_percentage
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Commit, Drifted, Fenced, Problem
 from feature_rollout.postgres import Connection
-from feature_rollout.store import audit, drift, flags, inspection, ledger, outbox, ownership
+from feature_rollout.store import actions, audit, drift, flags, inspection, ledger, outbox, ownership
 from feature_rollout.store.config import StoreConfig, TableMapping
 
 
@@ -20,6 +20,8 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
     after = await ledger.advance(connection, change)
     if after is None:
         raise Fenced(f"{change.ledger.key} is not under epoch {change.ledger.epoch}, sequence {change.ledger.sequence}")
+    if not await actions.record(connection, after.key, change.answered):
+        raise Fenced(f"a request of {after.key} was answered before")
     await ownership.set_latch(connection, after.key, after.latch)
     operation = audit.operation_id(after)
     if shape is None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from feature_rollout.core.exposure import Exposure
+from feature_rollout.core.people import People
 from feature_rollout.core.plan import Severity
 from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.ports import Checkpoint, Claim, Commit
@@ -31,7 +32,7 @@ class Found:
 
 _COLUMNS: Final = sql.SQL(
     "key, uid, epoch, sequence, spec_hash, plan_hash, attempt, stage, entered_at, baked_s, "
-    "executed, baseline, written, latch, acted, completed_at"
+    "executed, baseline, written, latch, acted, completed_at, people"
 )
 
 
@@ -87,7 +88,7 @@ _PROGRESS: Final = sql.SQL(
     "spec_hash = %(spec_hash)s, plan_hash = %(plan_hash)s, attempt = %(attempt)s, stage = %(stage)s, "
     "entered_at = %(entered_at)s, baked_s = %(baked_s)s, executed = %(executed)s, baseline = %(baseline)s, "
     "written = %(written)s, latch = %(latch)s, acted = %(acted)s, completed_at = %(completed_at)s, "
-    "updated_at = clock_timestamp()"
+    "people = %(people)s, updated_at = clock_timestamp()"
 )
 
 
@@ -176,12 +177,13 @@ def _values(ledger: Ledger) -> dict[str, object]:
         "latch": jsonb(ledger.latch.to_json()) if ledger.latch else None,
         "acted": [str(severity) for severity in sorted(ledger.acted)],
         "completed_at": ledger.completed_at,
+        "people": jsonb(ledger.people.to_json()),
     }
 
 
 def _ledger(row: Sequence[Any]) -> Ledger:
     (key, uid, epoch, sequence, spec_hash, plan_hash, attempt, stage, entered_at, baked_s,
-     executed, baseline, written, latch, acted, completed_at) = row  # fmt: skip
+     executed, baseline, written, latch, acted, completed_at, people) = row  # fmt: skip
     return Ledger(
         key=key,
         uid=uid,
@@ -199,6 +201,7 @@ def _ledger(row: Sequence[Any]) -> Ledger:
         latch=Latch.from_json(latch) if latch else None,
         acted=frozenset(Severity.parse(name) for name in acted),
         completed_at=_utc(completed_at),
+        people=People.from_json(people),
     )
 
 

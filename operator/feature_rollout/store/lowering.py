@@ -16,7 +16,7 @@ from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.ports import Lowering, Problem, Why
 from feature_rollout.postgres import Connection
-from feature_rollout.store import audit, drift, flags, inspection, ledger, outbox, ownership
+from feature_rollout.store import actions, audit, drift, flags, inspection, ledger, outbox, ownership
 from feature_rollout.store.config import StoreConfig
 
 REVERT_BLOCKED: Final = "RevertBlocked"
@@ -112,15 +112,13 @@ def next_ledger(now: Ledger, change: Lowering, found: Mapping[str, audit.Change]
         if done.before != done.after or mine:
             written[flag] = done.after
     acted = now.acted | {change.severity} if change.severity else now.acted
-    after = replace(now, written=written, latch=_graver(now.latch, change.latch), acted=acted)
+    after = replace(now, written=written, latch=_latched(now.latch, change.latch), acted=acted)
     # A row that somebody raised, back where the ledger has it, leaves the ledger as it was: an operation all the same.
     return replace(after, sequence=now.sequence + 1) if after != now or changed(found.values()) else now
 
 
-def _graver(now: Latch | None, new: Latch | None) -> Latch | None:
-    if now is None or new is None:
-        return now or new
-    return new if new.breach.severity > now.breach.severity else now
+def _latched(now: Latch | None, new: Latch | None) -> Latch | None:
+    return now.followed_by(new) if now is not None and new is not None else now or new
 
 
 def unknown(key: str) -> Ledger:
@@ -149,8 +147,13 @@ async def _record(connection: Connection, config: StoreConfig, ledger: Ledger, d
 
 
 async def lower_all(connection: Connection, config: StoreConfig, change: Lowering, owed: Sequence[Owed]) -> Ledger:
-    """Lower every flag, and write ledger, latch and audit, in the transaction that is open."""
+    """Lower every flag, and write ledger, latch, audit and answers, in the transaction that is open.
+
+    A request that was answered before is not carried out again: since then a new attempt may have begun.
+    """
     locked = await ledger.lock(connection, change.key)
+    if locked and not await actions.record(connection, change.key, change.answered):
+        return locked.ledger
     change = await _of_own_flags(connection, config, change)
     now = locked.ledger if locked else unknown(change.key)
     found = await lower_flags(connection, config, change)

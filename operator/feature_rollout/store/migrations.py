@@ -44,6 +44,7 @@ _NEEDED: Final = {
     "ownership": ("SELECT", "INSERT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
     "outbox": ("SELECT", "INSERT", "DELETE"),
+    "action": ("SELECT", "INSERT"),
     "evidence": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 

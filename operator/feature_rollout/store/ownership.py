@@ -55,7 +55,7 @@ async def claim(connection: Connection, table: TableMapping, key: str, flags: It
         (key, table.schema, table.table, names),
     )
     epoch = max((row[2] for row in rows), default=0)
-    return Claimed(epoch, max(latches, key=lambda latch: latch.breach.severity, default=None))
+    return Claimed(epoch, max(latches, key=lambda latch: latch.gravity, default=None))
 
 
 async def set_epoch(connection: Connection, key: str, epoch: int) -> None:

@@ -24,6 +24,7 @@ from feature_rollout.postgres import (
     parse_uri,
 )
 from feature_rollout.store import (
+    actions,
     audit,
     blockers,
     claims,
@@ -135,8 +136,8 @@ class PostgresFlagStore:
     async def open(self, claim: Claim) -> Ledger:
         return await self._run(lambda connection: claims.open_ledger(connection, self.config.table, claim))
 
-    async def read(self, key: str, flags: Sequence[str]) -> Snapshot:
-        return await self._run(lambda connection: self._read(connection, key, flags), read_only=True)
+    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
+        return await self._run(lambda connection: self._read(connection, key, flags, requests), read_only=True)
 
     async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
         return await self._run(lambda connection: ledger.evidence(connection, key), read_only=True)
@@ -251,13 +252,13 @@ class PostgresFlagStore:
     async def _inspect(self, connection: Connection) -> inspection.Shape:
         return await inspection.shape(connection, self.config.table, self._role)
 
-    async def _read(self, connection: Connection, key: str, names: Sequence[str]) -> Snapshot:
+    async def _read(self, connection: Connection, key: str, names: Sequence[str], requests: Sequence[str]) -> Snapshot:
         found = await ledger.read(connection, key)
         if found is None:
             raise Problem(claims.LEDGER_MISSING, "the rollout has no ledger row; it is opened again", stalled=False)
         table = self.config.table
         rows = flags.exposures(await flags.fetch(connection, table, names, lock=False), table) if names else {}
-        return Snapshot(found, rows)
+        return Snapshot(found, rows, await actions.read(connection, requests))
 
     async def _commit(self, connection: Connection, change: Commit) -> Ledger:
         if not change.before:
@@ -286,8 +287,9 @@ class PostgresFlagStore:
 
         What is locked then still is tried once more, while those who hold it are interrupted.
         """
-        # That the row has acted is written last: a process that comes after this one must not take the rest for done.
-        part = replace(change, severity=None)
+        # That the row has acted, or a person's request was carried out, is written last: a process that comes after
+        # this one must not take the rest for done.
+        part = replace(change, severity=None, answered=())
         blocked = await self._blocked(replace(part, targets={}), ledger_is_locked=False)
         ledger_is_locked = bool(blocked)
         for flag, target in sorted(change.targets.items()):

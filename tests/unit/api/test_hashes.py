@@ -3,7 +3,8 @@
 | what | plan hash | spec hash | stage's digest | clause's key |
 |---|---|---|---|---|
 | the same, written in another way, or with its defaults | same | same | same | same |
-| intervals, calendar, contacts, suspend, holdAt, onDelete, preflight, risk, deadline | same | same | same | same |
+| intervals, calendar, contacts, suspend, holdAt, onDelete, risk, deadline | same | same | same | same |
+| preflight, which people confirm as they have read it | other | same | same | same |
 | a stage | other | other | its own only | same |
 | the inline matrix or template | other | other | same | that clause only |
 | the shared matrix or template | other | same | same | that clause only |
@@ -84,7 +85,6 @@ SAME = {
     "another interval": put("metrics.0.interval", "1m"),
     "a calendar": put("calendar", {"timeZone": "Europe/Berlin"}),
     "contacts": put("contacts", {"team": "shop"}),
-    "preflight": put("preflight", [{"name": "a", "confirm": "Is it?"}]),
     "suspend": put("suspend", True),
     "holdAt": put("holdAt", "canary"),
     "onDelete": put("onDelete", "Disable"),

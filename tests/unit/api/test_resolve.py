@@ -23,13 +23,23 @@ from feature_rollout.api.featurerollout import FeatureRollout
 from feature_rollout.api.kinds import is_ours, parse
 from feature_rollout.api.metricprovider import MetricProvider
 from feature_rollout.api.metrictemplate import MetricTemplate
-from feature_rollout.api.resolve import InvalidPlan, PrometheusQuery, References, Resolved, references, resolve
+from feature_rollout.api.resolve import (
+    CheckQuery,
+    InvalidPlan,
+    PrometheusQuery,
+    References,
+    Resolved,
+    references,
+    resolve,
+)
 from feature_rollout.api.rollbackmatrix import RollbackMatrix
 from feature_rollout.core.calendar import DailyWindow, Freeze
+from feature_rollout.core.checks import Check
 from feature_rollout.core.exposure import FlagChange
 from feature_rollout.core.plan import (
     Action,
     ActionType,
+    Approval,
     BaselineType,
     FlagEntry,
     Limit,
@@ -148,19 +158,18 @@ class TestTheGuide:
 
     def test_what_this_version_does_not_do(self, guide: Resolved) -> None:
         stages = guide.plan.stages
-        assert [len(stage.blockers) for stage in stages] == [2, 1, 0, 0, 0, 0, 0, 0, 1, 1]
+        assert [len(stage.blockers) for stage in stages] == [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
         assert stages[0].blockers[0].startswith("spec.stages[0].migrations is not in effect yet")
-        assert len(guide.plan.preflight_blockers) == 3
+        assert [check.key for check in guide.plan.preflight] == [
+            "preflight/backup-is-recent",
+            "preflight/rehearsed-on-staging",
+            "preflight/on-call-available",
+        ]
         assert not any(metric.blocker for metric in guide.plan.metrics.values())
         assert not any(clause.blocker for row in guide.plan.rows for clause in row.clauses)
         assert [notice.path for notice in guide.plan.notices] == [
             "spec.contacts",
-            "spec.preflight",
             "spec.stages[0].migrations",
-            "spec.stages[0].checks",
-            "spec.stages[1].checks",
-            "spec.stages[8].approval",
-            "spec.stages[9].approval",
             "spec.stages[*].risk",
             "RollbackMatrix/notification-system spec.rows[0].action.script",
             "RollbackMatrix/notification-system spec.rows[0].action.approval",
@@ -387,9 +396,8 @@ def test_an_optional_clause_on_an_unbound_metric_is_dropped_without_a_notice() -
 
 
 WITHOUT_EFFECT = [
-    ("approval", put("stages.0.approval", {"required": 1}), "spec.stages[0].approval"),
     ("migrations", put("stages.0.migrations", [SCRIPT]), "spec.stages[0].migrations"),
-    ("checks", put("stages.0.checks", [{"name": "a", "sql": "SELECT true"}]), "spec.stages[0].checks"),
+    ("a job", put("stages.0.checks", [{"name": "a", "job": SCRIPT}]), "spec.stages[0].checks[0].job"),
 ]
 
 
@@ -439,12 +447,30 @@ def test_on_blind_and_deadline() -> None:
     assert resolved.plan_hash != plan(put("stages.1.deadline", "3d")).plan_hash, "what guards do is approved"
 
 
-def test_preflight_blocks_the_start() -> None:
-    resolved = plan(put("preflight", [{"name": "backup", "confirm": "Is there one?"}]))
-    assert resolved.preflight_blockers == (
-        "spec.preflight[0] backup is not in effect yet: see to it by hand and remove it",
+def test_a_job_in_preflight_blocks_the_start() -> None:
+    resolved = plan(put("preflight", [{"name": "backup", "confirm": "Is there one?"}, {"name": "a", "job": SCRIPT}]))
+    assert len(resolved.preflight_blockers) == 1
+    assert resolved.preflight_blockers[0].startswith("spec.preflight[1] a: jobs are not in effect yet")
+    assert resolved.notices == (Notice("spec.preflight[1].job", "the first stage does not start"),)
+
+
+def test_checks_and_approvals_are_in_the_plan_under_their_full_names() -> None:
+    asked = {"name": "backup", "sql": "SELECT 1", "expect": "Rows"}
+    change = (
+        put("preflight", [asked, {"name": "on-call", "confirm": "Somebody is there."}]),
+        put("stages.0.checks", [{"name": "backup", "sql": "SELECT 2"}]),
+        put("stages.0.approval", {"required": 2, "allowServiceAccounts": True}),
     )
-    assert resolved.notices == (Notice("spec.preflight", "the first stage does not start"),)
+    found = resolve(changed(*change))
+    assert found.plan.preflight == (Check("preflight/backup"), Check("preflight/on-call", "Somebody is there."))
+    stage = found.plan.stages[0]
+    assert stage.checks == (Check(f"stages/{stage.name}/backup"),)
+    assert stage.approval == Approval(2, service_accounts=True)
+    assert found.checks == {
+        "preflight/backup": CheckQuery("SELECT 1", "Rows"),
+        f"stages/{stage.name}/backup": CheckQuery("SELECT 2", None),
+    }
+    assert (stage.blockers, found.plan.notices, found.plan.preflight_blockers) == ((), (), ())
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,16 @@ class Here:
         self.providers = Providers(self.inventory, lambda _obj, _trouble: None)
         stores: Any = FakeStores()
         api: Any = self.api
-        self.targets = Targets("c", self.inventory, stores, self.providers, api, wake=self.woken.append)
+        self.targets = Targets(
+            "c",
+            inventory=self.inventory,
+            stores=stores,
+            providers=self.providers,
+            api=api,
+            actions=cast(Any, NoActions()),
+            clock=SystemClock(),
+            wake=self.woken.append,
+        )
         rollout = seen(
             "FeatureRollout", both(drop("metrics.0.template"), put("metrics.0.templateRef", {"name": "errors"}))
         )

@@ -17,7 +17,7 @@ BEGIN
     GRANT USAGE ON SCHEMA feature_rollout TO feature_rollout_writer;
     GRANT SELECT ON feature_rollout.migration TO feature_rollout_writer;
     GRANT SELECT, INSERT, UPDATE ON feature_rollout.ledger, feature_rollout.ownership TO feature_rollout_writer;
-    GRANT SELECT, INSERT ON feature_rollout.audit TO feature_rollout_writer;
+    GRANT SELECT, INSERT ON feature_rollout.audit, feature_rollout.action TO feature_rollout_writer;
     -- Who delivers a row of the outbox deletes it.
     GRANT SELECT, INSERT, DELETE ON feature_rollout.outbox TO feature_rollout_writer;
     -- Evidence is measured again when it is gone, and goes with the attempt that it belongs to.
