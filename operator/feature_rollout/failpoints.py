@@ -17,6 +17,10 @@ VARIABLE = "FEATUREROLLOUT_FAILPOINTS"
 BEFORE_RAISE_COMMIT = "before-raise-commit"
 AFTER_RAISE_COMMIT = "after-raise-commit"
 
+# A transaction that carries out or refuses what a person has asked for, and writes no flag.
+BEFORE_ANSWER_COMMIT = "before-answer-commit"
+AFTER_ANSWER_COMMIT = "after-answer-commit"
+
 # A transaction that lowers, of a revert or of a release.
 BEFORE_REVERT_COMMIT = "before-revert-commit"
 AFTER_REVERT_COMMIT = "after-revert-commit"

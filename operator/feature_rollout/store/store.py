@@ -57,6 +57,7 @@ _OWED_MAX: Final = 1000
 _WATCH_RETRY_S: Final = 60.0
 _TRIM_S: Final = 60.0
 _REVERT_CRASH: Final = (failpoints.BEFORE_REVERT_COMMIT, failpoints.AFTER_REVERT_COMMIT)
+_ANSWER_CRASH: Final = (failpoints.BEFORE_ANSWER_COMMIT, failpoints.AFTER_ANSWER_COMMIT)
 _RAISE_CRASH: Final = (failpoints.BEFORE_RAISE_COMMIT, failpoints.AFTER_RAISE_COMMIT)
 
 # Problems that say nothing of the store's setup: those rows and rollouts have them, not the connection.
@@ -143,7 +144,7 @@ class PostgresFlagStore:
         return await self._run(lambda connection: ledger.evidence(connection, key), read_only=True)
 
     async def commit(self, change: Commit) -> Ledger:
-        crash = _RAISE_CRASH if change.after else None
+        crash = _RAISE_CRASH if change.after else _ANSWER_CRASH if change.answered else None
         return await self._run(lambda connection: self._commit(connection, change), crash=crash)
 
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
