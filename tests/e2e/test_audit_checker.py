@@ -26,6 +26,7 @@ def entry(number: int, before: Row, after: Row, kind: str = "Raise", **changes: 
         "uid": "u-1",
         "generation": 1,
         "reason": "StageEntered",
+        "at": number,
     }
     return {**fields, **changes}
 
@@ -55,3 +56,12 @@ def test_a_good_audit_has_none() -> None:
     assert violations(GOOD, {"a": OFF}, {"a": HALF}) == []
     rearmed = [*REVERTED, entry(3, OFF_AGAIN, TEN, generation=2)]
     assert violations(rearmed, {"a": OFF}, {"a": TEN}) == []
+
+
+def test_a_raise_after_a_persons_retry_is_no_violation_and_after_an_earlier_one_is() -> None:
+    audit = [*REVERTED, entry(4, OFF_AGAIN, TEN)]
+    retry = {"ledger_key": "key", "type": "Retry", "outcome": "Applied", "at": 3}
+    assert violations(audit, {"a": OFF}, {"a": TEN}, actions=[retry]) == []
+    for wrong in ({"at": 1}, {"outcome": "Refused"}, {"type": "Resume"}, {"ledger_key": "other"}):
+        (found,) = violations(audit, {"a": OFF}, {"a": TEN}, actions=[{**retry, **wrong}])
+        assert found.startswith("S2")

@@ -32,23 +32,26 @@ def manifests(world: World) -> list[Object]:
 def test_the_reference_manifests_are_answered(world: World, operator: Operator) -> None:
     world.apply(*manifests(world))
     fields = world.wait_condition("FieldsInEffect", "False", "NotInEffect", name=NAME)
-    for field in ("spec.preflight", "spec.contacts"):
+    for field in ("spec.contacts", "migrations"):
         assert field in fields["message"]
-    world.wait_condition("Stalled", "True", "NotInEffect", name=NAME)
-    ready = world.condition("Ready", NAME)
-    assert (ready["status"], ready["reason"]) == ("False", "NotInEffect")
-    assert "preflight" in ready["message"]
-    world.soon(lambda: "NotInEffect" in world.reasons(NAME))
-    waiting = world.status(NAME)["next"]["waitingFor"]
-    assert [line for line in waiting if "backup-is-recent" in line]
+    for field in ("preflight", "approval", "checks"):
+        assert f"{field} (" not in fields["message"]
+    world.wait_condition("Stalled", "False", "CheckUnanswered", name=NAME)
+    world.soon(lambda: world.status(NAME)["phase"] == "Preflight")
+    world.soon(lambda: "CheckUnanswered" in world.reasons(NAME))
+    waiting = " ".join(world.status(NAME)["next"]["waitingFor"])
+    for check in ("backup-is-recent", "rehearsed-on-staging", "on-call-available"):
+        assert f"preflight/{check}" in waiting
+    assert f"featurerollout confirm {NAME} on-call-available" in waiting
     store = world.wait_condition("Ready", "True", "StoreUsable", name="supabase", kind="FlagStore")
     assert store["message"]
     unused = world.wait_condition("FieldsInEffect", "False", "NotInEffect", name="supabase", kind="FlagStore")
     assert "spec.allow (Migrations, RollbackScripts" in unused["message"]
     provider = f"prometheus-{world.namespace}"
     world.wait_condition("Ready", "False", "ProviderUnusable", name=provider, kind="MetricProvider")
-    world.wait_condition("Ready", "False", "NotInEffect", name=ACTION, kind="RolloutAction")
-    assert world.get("RolloutAction", ACTION)["status"]["phase"] == "Refused"
+    refused = world.wait_answer(ACTION, "Refused", "PlanHashMismatch")
+    assert world.status(NAME)["planHash"] in refused["message"]
+    world.wait_condition("Stalled", "True", "PlanHashMismatch", name=ACTION, kind="RolloutAction")
     assert world.audit() == []
     # The watches of the kinds race; none of these was ever missing once the API server had it.
     assert not {"StoreNotFound", "MatrixNotFound", "TemplateNotFound"} & set(world.reasons(NAME))

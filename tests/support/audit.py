@@ -14,12 +14,16 @@ def violations(
     baseline: Mapping[str, Row],
     rows: Mapping[str, Row],
     changed_by_hand: AbstractSet[str] = frozenset(),
+    actions: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """Every violation of S2, S3, S5 and S6, in words; `changed_by_hand` are flags that the test itself has changed."""
+    """Every violation of S2, S3, S5 and S6, in words.
+
+    `changed_by_hand` are flags that the test itself has changed, `actions` what became of RolloutActions.
+    """
     return [
         *_replay(audit, baseline, rows, changed_by_hand),
         *_epochs(audit),
-        *_raises_after_reverts(audit),
+        *_raises_after_reverts(audit, actions),
         *_operations(audit),
     ]
 
@@ -53,14 +57,21 @@ def _epochs(audit: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _raises_after_reverts(audit: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Only another plan begins another attempt, and an edit is another generation."""
-    found, reverted = [], dict[tuple[str, str], int]()
+def _raises_after_reverts(audit: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Only another plan begins another attempt, and an edit is another generation; or a person's Retry in between."""
+    found, reverted = [], dict[tuple[str, str], Mapping[str, Any]]()
     for entry in audit:
         key = (entry["ledger_key"], entry["uid"])
+        revert = reverted.get(key)
         if entry["reason"] in REVERTS:
-            reverted[key] = entry["generation"]
-        elif entry["kind"] == "Raise" and entry["generation"] <= reverted.get(key, -1):
+            reverted[key] = entry
+        elif entry["kind"] != "Raise" or revert is None or entry["generation"] > revert["generation"]:
+            continue
+        elif not any(
+            (action["ledger_key"], action["type"], action["outcome"]) == (key[0], "Retry", "Applied")
+            and revert["at"] < action["at"] < entry["at"]
+            for action in actions
+        ):
             found.append(f"S2: audit {entry['id']} raises {entry['flag']} after a revert")
     return found
 

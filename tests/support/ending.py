@@ -30,7 +30,7 @@ def check(world: World, request: pytest.FixtureRequest) -> None:
     """The audit replays to the table and breaks no invariant; no password was said (S17)."""
     if request.node.stash.get(FAILED, True):
         return
-    assert violations(world.audit(), world.baseline, world.rows(), world.changed_by_hand) == []
+    assert violations(world.audit(), world.baseline, world.rows(), world.changed_by_hand, world.actions()) == []
     said = world.everything_said()
     for password in world.passwords():
         assert password not in said

@@ -13,7 +13,7 @@ import yaml
 from feature_rollout.demo import stage
 from feature_rollout.sandbox.cluster import Cluster
 from support.databases import Database
-from support.manifests import PLURALS, ROLLOUT, SECRET, Object
+from support.manifests import PLURALS, ROLLOUT, SECRET, Object, manifest
 from support.traffic import Traffic
 from support.waiting import wait_for
 
@@ -131,6 +131,33 @@ class World:
     def table(self) -> list[dict[str, Any]]:
         """The whole flag table, every column, for comparison byte by byte."""
         return self.database.query("SELECT f.*, f.xmin::text FROM feature_flags f ORDER BY name")
+
+    def act(self, kind: str, name: str | None = None, by: str = "alice", **spec: Any) -> str:
+        """A person makes a RolloutAction; its name. What stamps `requestedBy` in a cluster is not part of this."""
+        name = name or f"{kind.lower()}-{secrets.token_hex(4)}"
+        full = {"rolloutRef": {"name": ROLLOUT}, "type": kind, "requestedBy": by, "reason": "a test", **spec}
+        self.apply(manifest("RolloutAction", name, full))
+        return name
+
+    def answer(self, name: str) -> Any:
+        """What a RolloutAction's status says."""
+        return (self.get("RolloutAction", name) or {}).get("status") or {}
+
+    def wait_answer(self, name: str, phase: str, reason: str, timeout_s: float = 30.0) -> Any:
+        """Until an action's status says so; return it."""
+
+        def is_so() -> Any:
+            seen = self.answer(name)
+            assert (seen.get("phase"), seen.get("reason")) == (phase, reason), f"{seen}; rollout: {self.brief()}"
+            return seen
+
+        return wait_for(is_so, timeout_s, f"{phase} {reason} of {name}")
+
+    def actions(self) -> list[dict[str, Any]]:
+        """What the database has of them, in their order; nothing before the bookkeeping is installed."""
+        if not self.database.query("SELECT to_regclass('feature_rollout.action') IS NOT NULL AS there")[0]["there"]:
+            return []
+        return self.database.query("SELECT * FROM feature_rollout.action ORDER BY at")
 
     def audit(self, flag: str | None = None) -> list[dict[str, Any]]:
         """The audit in its order, of all flags or of one; nothing before the bookkeeping is installed."""

@@ -17,7 +17,7 @@ import pytest
 
 from feature_rollout.core.checks import Check, CheckAnswer, preflight_key, stage_key
 from feature_rollout.core.decision import Trouble
-from feature_rollout.core.people import Request
+from feature_rollout.core.people import Request, RollBackTo
 from feature_rollout.core.plan import Action, ActionType, Approval, Severity
 from feature_rollout.ports import Problem
 from support.fakes import KEY, T0, World, above, exposure, minutes, plan, row, seconds, stage
@@ -259,6 +259,29 @@ async def test_with_a_broken_plan_a_roll_back_is_applied_and_others_wait() -> No
     assert (await settled(world, request))[0] == "Applied"
     assert world.answer(promote) == ("Pending", "InvalidPlan")
     assert world.store.rows["bell"].is_off
+
+
+@pytest.mark.parametrize("to", ["Off", "PreviousStage", "Baseline"])
+async def test_a_roll_back_needs_no_plan(to: str) -> None:
+    world = await walked(World(PLAN), 1)
+    world.restart()
+    world.edit(None, trouble=Trouble("InvalidPlan", "no metric"))
+    promote, request = world.asks("Promote"), world.asks("RollBack", to=RollBackTo(to))
+    assert (await settled(world, request))[0] == "Applied"
+    assert world.answer(promote) == ("Pending", "InvalidPlan")
+    assert world.store.rows["bell"].is_off
+    assert "FlagsDisabled" in world.reasons or "PercentageReduced" in world.reasons
+    world.edit(PLAN, trouble=None)
+    await world.run(timedelta(hours=1))
+    assert world.status["phase"] == "RolledBack"
+
+
+async def test_a_roll_back_of_what_never_began_waits_for_its_plan() -> None:
+    world = World(PLAN)
+    world.edit(None, trouble=Trouble("InvalidPlan", "no metric"))
+    request = world.asks("RollBack")
+    await world.step()
+    assert world.answer(request)[0] == "Pending"
 
 
 async def test_what_waits_too_long_expires_once() -> None:

@@ -67,15 +67,23 @@ def details(rollout: dict[str, Any]) -> list[str]:
         lines.append(f"next      {following['action']}")
         lines += [f"          waits for {words}" for words in following.get("waitingFor", [])]
     if revert := status.get("rollback"):
-        lines.append(
-            f"revert    {revert['action']} ({revert['severity']}): {revert['metric']} was {revert['value']}, "
-            f"limit {revert['limit']}"
-        )
-        lines.append(f"          {revert['respondedIn']} after onset; {revert['respondWithin']} were allowed")
+        lines += _revert(revert)
     unused = cluster.condition(rollout, "FieldsInEffect")
     if unused.get("status") == "False":
         lines.append(f"no effect {unused['message']}")
     return lines
+
+
+def _revert(revert: dict[str, Any]) -> list[str]:
+    """What took exposure back: a person, or a breach and how soon."""
+    if "requestedBy" in revert:
+        because = f': "{revert["reason"]}"' if revert.get("reason") else ""
+        return [f"revert    {revert['action']} (to {revert['to']}) by {revert['requestedBy']}{because}"]
+    breach = f"{revert['metric']} was {revert['value']}, limit {revert['limit']}"
+    return [
+        f"revert    {revert['action']} ({revert['severity']}): {breach}",
+        f"          {revert['respondedIn']} after onset; {revert['respondWithin']} were allowed",
+    ]
 
 
 def guards(metrics: list[dict[str, Any]]) -> Table:

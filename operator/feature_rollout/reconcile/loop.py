@@ -18,8 +18,9 @@ from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide, release, restored
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.invariants import violations
-from feature_rollout.core.people import Order
-from feature_rollout.core.plan import OnDelete
+from feature_rollout.core.people import Order, RequestType
+from feature_rollout.core.plan import OnDelete, Plan
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.state import Breach, Latch
 from feature_rollout.ports import (
     Clock,
@@ -132,6 +133,8 @@ class Reconciler:
         if session.plan is None or store is None:
             trouble = target.trouble or Trouble(reasons.PENDING, "Nothing is known of the plan yet.", stalled=False)
             await self._teller.trouble(target, session, trouble)
+            if store is not None:
+                await self._roll_back_without_plan(target, session, store)
             self._teller.waiting(target, session, trouble)
             return RETRY
         await self._objects.add_finalizer(target.rollout)
@@ -178,6 +181,36 @@ class Reconciler:
         elif session.reverting is not None:
             return session.reverting[0]
         return decision
+
+    async def _roll_back_without_plan(self, target: Target, session: Session, store: FlagStore) -> None:
+        """A person's RollBack needs the ledger alone: a manifest that nobody can follow must not be in its way.
+
+        Without a plan nothing is known of earlier stages, so PreviousStage is the baseline too.
+        """
+        uids = [request.uid for request in target.requests if request.type is RequestType.ROLL_BACK]
+        if not uids:
+            return
+        ledger = (await store.read(target.key, [])).ledger
+        if ledger.uid != target.uid:
+            return
+        snapshot = await store.read(target.key, list(ledger.written), uids)
+        session.recorded = snapshot.actions
+        view = View(
+            plan=Plan({}, (), (), ledger.plan_hash, ledger.spec_hash),
+            ledger=snapshot.ledger,
+            rows=snapshot.rows,
+            progress=Progress(),
+            guards=(),
+            now=self._clock.now(),
+            trouble=target.trouble,
+            on_drift=target.on_drift,
+            unfinished=session.reverting is not None,
+            requests=tuple(r for r in target.requests if r.uid in uids and r.uid not in snapshot.actions),
+        )
+        decision = self._decided(target, session, view)
+        if decision.verb.reverts and await self._apply(target, session, view, decision, store):
+            self._teller.announce(target, view, decision)
+        self._teller.answer(target, session, view)
 
     def _checked(self, view: View, decision: Decision) -> Decision:
         """The decision, or a hold when it would break an invariant: that is a bug, and must do no harm."""

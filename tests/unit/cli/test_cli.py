@@ -130,6 +130,11 @@ def test_explain_tells_stage_next_step_revert_and_fields_without_effect() -> Non
         assert piece in text
 
 
+def test_explain_tells_whose_roll_back_it_was() -> None:
+    order = {"action": "DisableFlags", "to": "Off", "requestedBy": "alice", "reason": "users complain"}
+    assert 'DisableFlags (to Off) by alice: "users complain"' in "\n".join(explain.details(rollout(rollback=order)))
+
+
 def test_the_table_of_guards_shows_evidence_as_a_number_to_compare_with_20() -> None:
     metrics = [
         {"name": "error-rate", "verdict": "Fail", "value": "3%", "limit": "error-rate above 1%", "evidence": 3.0},

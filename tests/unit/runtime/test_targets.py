@@ -9,13 +9,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from feature_rollout.kube.resources import PROVIDERS, ROLLOUTS, STORES, TEMPLATES
 from feature_rollout.ports import Problem
 from feature_rollout.runtime import targets
+from feature_rollout.runtime.engine import SystemClock
 from feature_rollout.runtime.inventory import Inventory
 from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.targets import Targets
@@ -57,6 +58,11 @@ class FakeStores:
 
     async def get(self, obj: object) -> Any:
         raise Problem("StoreUnreachable", "away", stalled=False)
+
+
+class NoActions:
+    def requests(self, key: object) -> tuple[()]:
+        return ()
 
 
 class Here:
