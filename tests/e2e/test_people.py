@@ -1,5 +1,6 @@
 """People create RolloutActions: each is carried out once, or refused with what would be right, and says so."""
 
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -148,6 +149,18 @@ def test_an_action_without_a_rollout_waits_and_says_so(world: World, operator: O
     assert world.row(A) == (False, 0, frozenset())
     applied(world, "Resume", "Resumed")
     world.wait_row(A, TEN)
+
+
+def test_what_is_over_for_a_month_is_deleted_and_stays_in_the_database(world: World, operator: Operator) -> None:
+    world.apply(store(), rollout(stages=[stage("ten", 10)]))
+    name = world.act("Retry")
+    world.wait_answer(name, "Refused", "NothingToRetry")
+    old = world.get("RolloutAction", name)
+    old["status"]["finishedAt"] = "2020-01-01T00:00:00Z"
+    status, answer = world.cluster.request("PUT", f"{world.path('RolloutAction', name)}/status", old)
+    assert status == HTTPStatus.OK, answer
+    wait_for(lambda: world.get("RolloutAction", name) is None, 30.0, "the end of an old action")
+    assert [(row["type"], row["reason"]) for row in world.actions()] == [("Retry", "NothingToRetry")]
 
 
 def test_a_row_changed_by_hand_is_taken_over_by_resume(world: World, operator: Operator) -> None:

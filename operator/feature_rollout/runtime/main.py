@@ -239,7 +239,6 @@ def _compose(
         providers=providers,
         api=api,
         actions=actions,
-        clock=clock,
         wake=scheduler.wake,
     )
     reconciler = Reconciler(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from feature_rollout.api import reasons as api_reasons
@@ -27,7 +28,7 @@ from feature_rollout.metrics.checks import SqlCheck, SqlChecks
 from feature_rollout.metrics.hub import RoutedSource
 from feature_rollout.metrics.prometheus import PrometheusMetricSource
 from feature_rollout.metrics.sql import SqlMetricSource
-from feature_rollout.ports import CheckSource, Clock, MetricSource, Problem
+from feature_rollout.ports import CheckSource, MetricSource, Problem
 from feature_rollout.reconcile import Target
 from feature_rollout.runtime import inventory
 from feature_rollout.runtime.actions import Actions
@@ -66,10 +67,8 @@ class Targets:
         providers: Providers,
         api: Api,
         actions: Actions,
-        clock: Clock,
         wake: Callable[[RolloutKey], None],
     ) -> None:
-        self._clock = clock
         self._api = api
         self._providers = providers
         self._wake = wake
@@ -237,19 +236,19 @@ class Targets:
         rollout = "/".join(key)
         routes |= dict.fromkeys(resolved.queries, SqlMetricSource(handle.reader, resolved.queries, rollout))
         asked = {name: SqlCheck(query.text, query.expect) for name, query in resolved.checks.items()}
-        checks = Checks(SqlChecks(handle.reader, asked, rollout), self._clock) if asked else None
+        checks = Checks(SqlChecks(handle.reader, asked, rollout)) if asked else None
         return RoutedSource(routes) if routes else None, checks, None
 
 
 class Checks:
     """`ports.CheckSource` on the SQL checks of one rollout."""
 
-    def __init__(self, checks: SqlChecks, clock: Clock) -> None:
+    def __init__(self, checks: SqlChecks) -> None:
         self._checks = checks
-        self._clock = clock
 
     async def ask(self, name: str) -> CheckAnswer:
-        asked_at = self._clock.now()
+        # What it says is true of when it was asked, however long the answer took.
+        asked_at = datetime.now(UTC)
         passed, message = await self._checks.ask(name)
         return CheckAnswer(name, passed, message, asked_at)
 

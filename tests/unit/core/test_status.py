@@ -18,6 +18,7 @@ from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.guards import assess
+from feature_rollout.core.people import Order, RollBackTo
 from feature_rollout.core.plan import BaselineType, Clause, Gate, Metric, Notice, OnNoTraffic, Persist, Plan, Severity
 from feature_rollout.core.progress import aligned
 from feature_rollout.core.reference import Reference
@@ -167,6 +168,26 @@ def test_a_condition(of: View, kind: str, status: str, reason: str) -> None:
     found = condition(drawn(of), kind)
     assert (found["status"], found["reason"]) == (status, reason)
     assert found["message"]
+
+
+def test_the_picture_of_a_persons_roll_back() -> None:
+    order = Order("alice", RollBackTo.BASELINE, "users complain", T0, "ReducePercentage")
+    status = drawn(view(ledger=replace(ledger_in(PLAN, 0), latch=replace(LATCH, cause=order))))
+    assert status["rollback"] == {
+        "action": "ReducePercentage",
+        "to": "Baseline",
+        "requestedBy": "alice",
+        "reason": "users complain",
+        "actedAt": "2026-01-05T09:00:42Z",
+    }
+    FeatureRolloutStatus.model_validate(status)
+
+
+def test_a_refusal_is_no_part_of_the_history() -> None:
+    for verb, entries in ((Verb.REFUSE, 0), (Verb.APPROVE, 1)):
+        acted = Decision(verb, Phase.PENDING, "Approved", "")
+        status = picture(view(), decide(view()), {}, 1, acted=acted)
+        assert len(status["history"]) == entries
 
 
 def test_the_picture_of_a_revert() -> None:

@@ -16,7 +16,6 @@ import pytest
 from feature_rollout.kube.resources import PROVIDERS, ROLLOUTS, STORES, TEMPLATES
 from feature_rollout.ports import Problem
 from feature_rollout.runtime import targets
-from feature_rollout.runtime.engine import SystemClock
 from feature_rollout.runtime.inventory import Inventory
 from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.targets import Targets
@@ -79,7 +78,6 @@ class Here:
             providers=self.providers,
             api=api,
             actions=cast(Any, NoActions()),
-            clock=SystemClock(),
             wake=self.woken.append,
         )
         rollout = seen(
