@@ -300,6 +300,7 @@ def test_the_writer_group_may_do_exactly_what_is_needed(world: World) -> None:
         "ownership": "INSERT,SELECT,UPDATE",
         "audit": "INSERT,SELECT",
         "outbox": "DELETE,INSERT,SELECT",
+        "action": "INSERT,SELECT",
         "evidence": "DELETE,INSERT,SELECT,UPDATE",
     }
 

@@ -62,6 +62,8 @@ async def test_a_stage_waits_for_two_people() -> None:
         "StageEntered",
     ]
     assert [entry["action"] for entry in world.status["history"]] == ["Advance", "Approve", "Approve", "Advance"]
+    told = {status["phase"] for status in world.objects.statuses[1:]}
+    assert told == {"Baking", "AwaitingApproval"}, "an answer is no news of health"
 
 
 async def test_an_approval_is_void_when_the_plan_changes() -> None:

@@ -129,13 +129,20 @@ def _asked(view: View) -> Decision | None:
     return None
 
 
+_PHASES = {RequestType.PAUSE: Phase.PAUSED, RequestType.RETRY: Phase.PENDING}
+
+
 def _answered(view: View, answered: Answered, ledger: Ledger | None = None) -> Decision:
-    """The ledger as it becomes; as it is when the request was refused, so that this too is recorded once."""
+    """The ledger as it becomes; as it is when the request was refused, so that this too is recorded once.
+
+    The phase is that of the rollout without the request, unless the request is what changes it.
+    """
     request, answer = answered.request, answered.answer
-    verb = Verb.REFUSE
+    verb, phase = Verb.REFUSE, decide(replace(view, requests=())).phase
     if answer.outcome is Outcome.APPLIED:
         verb = Verb.REARM if request.type is RequestType.RETRY else Verb(request.type)
-    return Decision(verb, Phase.PENDING, answer.reason, answer.message, ledger=ledger or view.ledger, answered=answered)
+        phase = _PHASES.get(request.type, phase)
+    return Decision(verb, phase, answer.reason, answer.message, ledger=ledger or view.ledger, answered=answered)
 
 
 def _breached(view: View) -> Decision | None:

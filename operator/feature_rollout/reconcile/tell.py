@@ -48,6 +48,8 @@ class Teller:
         now = decision
         if decision.verb.acts:
             following = decide(view)
+            if decision.verb is Verb.REFUSE and following.verb.acts:
+                return  # nothing of the rollout is different, and what is comes next
             now = decision if following.verb.acts else following
         status = picture(view, now, previous, target.generation, acted=decision)
         if not differs(status, previous) and not session.status_lost:

@@ -77,10 +77,6 @@ class Answers:
         unused = Notice("spec.allow", f"{allowed}: nothing is run as the owner for a rollout yet") if allowed else None
         self._say(STORES, store, trouble, unused)
 
-    def forget(self, obj: Mapping[str, Any]) -> None:
-        """The object is gone."""
-        self._told.pop((obj.get("metadata") or {}).get("uid", ""), None)
-
     async def run(self) -> None:
         while True:
             self._changed.clear()

@@ -213,6 +213,8 @@ def test_every_type_in_every_phase(kind: RequestType, phase: str, wanted: tuple[
     else:
         assert decision.answered is not None
         assert decision.answered.answer.outcome is answer.outcome
+        if kind not in (RequestType.ROLL_BACK, RequestType.PAUSE, RequestType.RETRY):
+            assert decision.phase is decide(seen).phase, "an answer alone is no other phase"
         assert not violations(seen, decision)
 
 
