@@ -79,8 +79,6 @@ class Engine:
         """Take an event of the watch; quick, and never raises."""
         for key in self._inventory.offer(plural, event_type, obj):
             self.wake(key, asked=plural == ACTIONS)
-        if event_type == "DELETED":
-            self._answers.forget(obj)
         if plural == STORES:
             self._stores.wake()
         elif plural == PROVIDERS:

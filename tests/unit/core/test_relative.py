@@ -21,10 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_rollout.core.decide import GUARDS_QUIET, decide
+from feature_rollout.core.checks import GUARDS_QUIET
+from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.guards import GuardState, assess, breach_of
 from feature_rollout.core.looks import Look, Verdict
+from feature_rollout.core.people import Consent, People
 from feature_rollout.core.plan import Action, ActionType, BaselineType, Clause, OnNoTraffic, Plan, Sense, Severity
 from feature_rollout.core.progress import Progress, aligned
 from feature_rollout.core.reference import Reference, of_gauge, of_ratio, windows_before
@@ -319,7 +321,7 @@ def test_what_needs_a_past() -> None:
 def decided(of: Plan, progress: Progress, stage: int = -1, **changes: Any) -> Decision:
     now = T0 + minutes(1) if stage < 0 else T0 + minutes(10)
     rows = of.exposure_after(stage, {"bell": exposure(0, enabled=False)})
-    known = ledger() if stage < 0 else ledger_in(of, stage)
+    known = changes.pop("ledger", None) or (ledger() if stage < 0 else ledger_in(of, stage))
     return decide(View(of, known, rows, progress, assess(of, progress, now), now, **changes))
 
 
@@ -351,7 +353,9 @@ def test_a_tight_guard_holds_until_it_is_confirmed_or_loosened() -> None:
     held = decided(of, before(of, past()))
     assert (held.phase, held.reason, held.stalled) == (Phase.PREFLIGHT, "GuardTooTight", True)
     assert "errors above 1.1%" in held.message
-    assert decided(of, before(of, past()), confirmed=frozenset({GUARDS_QUIET})).verb is Verb.ADVANCE
+    consent = Consent("jane", T0, ledger().uid, of.plan_hash)
+    acknowledged = ledger(people=People(confirmations={GUARDS_QUIET: consent}))
+    assert decided(of, before(of, past()), ledger=acknowledged).verb is Verb.ADVANCE
     loose = plan(rows=[row(Severity.HIGH, above(limit="5%"))], metrics=[ratio(key="k")])
     assert decided(loose, before(loose, past())).verb is Verb.ADVANCE
 

@@ -19,9 +19,6 @@ class Recorder:
     def wake(self, key: tuple[str, str], *, urgent: bool = False) -> None:
         self.woken.append((key, urgent))
 
-    def consider(self, *_: object) -> None:
-        return
-
     def forget(self, obj: Any) -> None:
         self.forgotten.append(obj["metadata"]["uid"])
 
@@ -37,7 +34,9 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def engine(recorder: Recorder) -> Engine:
-    parts: Any = dict.fromkeys(("scheduler", "targets", "reconciler", "answers", "stores", "telemetry"), recorder)
+    parts: Any = dict.fromkeys(
+        ("scheduler", "targets", "reconciler", "answers", "stores", "providers", "telemetry"), recorder
+    )
     return Engine(inventory=Inventory(), **parts)
 
 

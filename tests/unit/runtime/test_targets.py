@@ -142,7 +142,7 @@ async def test_a_provider_is_followed_through_its_template(here: Here) -> None:
 async def test_what_is_missing_is_said_after_a_moment(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     here.have(STORES, "FlagStore")
     here.have(TEMPLATES, "MetricTemplate", ON_PROMETHEUS)
-    monkeypatch.setattr(Targets, "_store", _no_trouble)
+    monkeypatch.setattr(Targets, "_handle", _no_trouble)
     await here.targets.target(KEY)
     pending = await here.targets.target(KEY)
     assert pending is not None
@@ -155,5 +155,5 @@ async def test_what_is_missing_is_said_after_a_moment(here: Here, monkeypatch: p
     assert found.trouble.reason == "ProviderNotFound"
 
 
-async def _no_trouble(*_: object) -> tuple[None, None, None]:
-    return None, None, None
+async def _no_trouble(*_: object) -> tuple[None, None]:
+    return None, None
