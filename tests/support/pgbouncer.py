@@ -16,9 +16,10 @@ from pathlib import Path
 
 from feature_rollout.sandbox import build
 from feature_rollout.sandbox.database import SUPERUSER, PostgresAccess
+from feature_rollout.sandbox.debian import DebianPackages
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.processes import Process, free_ports, wait_until
-from feature_rollout.sandbox.progress import Progress, run_shown
+from feature_rollout.sandbox.progress import Progress
 
 TITLE = "PgBouncer"
 PROGRAM = Path("usr") / "sbin" / "pgbouncer"
@@ -73,30 +74,12 @@ def _system() -> str:
 
 
 def _install(folder: Path) -> None:
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise SandboxError("there is no PgBouncer on PATH, and no apt-get and dpkg to get it with")
     progress = Progress(TITLE, f"unpacking Debian's package into {folder}, once; there is none on PATH")
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        scratch = Path(name)
-        (scratch / "lists" / "partial").mkdir(parents=True)
-        # Lists and archives of our own: neither root's right to change the machine's is needed, nor that it has any.
-        private = [
-            "-o",
-            f"Dir::State::Lists={scratch}/lists",
-            "-o",
-            f"Dir::Cache={scratch}",
-            "-o",
-            "APT::Sandbox::User=",
-        ]
-        run_shown(["apt-get", *private, "update"], progress, str.strip)
-        unpacked = scratch / "unpacked"
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        packages, unpacked = DebianPackages(Path(scratch), progress), Path(scratch, "unpacked")
         wanted = {"pgbouncer"}
         while wanted:
-            (scratch / "archives").mkdir(exist_ok=True)
-            run_shown(["apt-get", *private, "download", *sorted(wanted)], progress, str.strip, cwd=scratch / "archives")
-            for package in (scratch / "archives").glob("*.deb"):
-                run_shown(["dpkg", "-x", package, unpacked], progress, str.strip)
-            shutil.rmtree(scratch / "archives")
+            packages.unpack(wanted, unpacked)
             missing = {PACKAGES.get(library, library) for library in _missing_libraries(unpacked)}
             if missing & wanted:
                 raise SandboxError(f"PgBouncer does not find its libraries: {', '.join(sorted(missing))}")

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from feature_rollout.sandbox import build
+from feature_rollout.sandbox.debian import DebianPackages
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.golang import find_or_install_go
 from feature_rollout.sandbox.processes import Process, free_ports, wait_until
@@ -84,22 +85,10 @@ def _install(cache: Path, env: Mapping[str, str]) -> PrometheusBinaries:
 
 
 def _from_debian(scratch: Path, env: Mapping[str, str]) -> tuple[Path, str]:
-    """Take the programs out of Debian's package without installing it: nothing outside of `scratch` changes."""
     progress = Progress(TITLE, "downloading Debian's package, 20 MB, once")
-    # Lists of its own, because those of the machine may be empty, and are not ours to change.
-    lists, archives = scratch / "lists", scratch / "archives"
-    for folder in (lists / "partial", archives / "partial"):
-        folder.mkdir(parents=True)
-    options = [f"Dir::State::Lists={lists}", f"Dir::Cache={archives}", "APT::Sandbox::User=root"]
-    apt = ["apt-get", *(part for option in options for part in ("-o", option))]
-    for argv in ([*apt, "update"], [*apt, "download", PROMETHEUS]):
-        run_shown(argv, progress, str.strip, cwd=scratch, env=env)
-    package = next(scratch.glob(f"{PROMETHEUS}_*.deb"), None)
-    if package is None:
-        raise SandboxError("apt-get has downloaded no package")
-    run_shown(["dpkg", "-x", package, scratch / "tree"], progress, str.strip, env=env)
+    version = DebianPackages(scratch, progress, env).unpack([PROMETHEUS], scratch / "tree")[PROMETHEUS]
     progress.done("done")
-    return scratch / "tree" / "usr" / "bin", package.name.split("_")[1].partition("+")[0]
+    return scratch / "tree" / "usr" / "bin", version.partition("+")[0]
 
 
 def _from_go(scratch: Path, env: Mapping[str, str], *, why_not_debian: Exception) -> tuple[Path, str]:
