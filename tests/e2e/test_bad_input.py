@@ -25,6 +25,7 @@ from support.manifests import (
     template,
 )
 from support.operatorprocess import Operator
+from support.waiting import wait_for
 from support.world import World
 
 TEN = (True, 10, frozenset())
@@ -268,7 +269,7 @@ def mend_all(world: World, names: list[str]) -> None:
         world.edit_spec(name, metrics=[metric()])
     for name, flag in zip(names, FLAGS, strict=False):
         world.wait_row(flag, (True, 50, frozenset()))
-        world.wait_condition("GuardsHealthy", "True", "GuardsWatching", name=name)
+        wait_for(lambda name=name: world.condition("GuardsHealthy", name)["status"] == "True")
 
 
 def test_queries_that_cannot_be_used(world: World, operator: Operator) -> None:

@@ -38,7 +38,7 @@ def test_it_answers_and_ends_cleanly(world: World, idle_operator: Operator) -> N
 
 def test_a_wrong_setting_is_told_by_name(world: World, idle_operator: Operator) -> None:
     idle_operator.start(ready=False, http_port="many")
-    wait_for(lambda: not idle_operator.running)
+    wait_for(lambda: not idle_operator.running, 60.0)
     assert "FEATUREROLLOUT_HTTP_PORT" in idle_operator.log_text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from feature_rollout.api.policies import VERBS
 from feature_rollout.demo import stage
 from feature_rollout.sandbox.cluster import Cluster
 from support.databases import Database
@@ -29,6 +30,10 @@ END $$
 """
 FLAGS = "SELECT name, enabled, rollout_percentage, user_groups FROM feature_flags"
 
+OURS = "featurerollout.dev"
+# Whose members may do everything that people do.
+PEOPLE = "people"
+
 Row = tuple[bool, int, frozenset[str]]
 
 
@@ -43,6 +48,7 @@ class World:
         self.writer, self.reader, self.owner = (database.role(prefix) for prefix in ("writer", "reader", "owner"))
         self._set_up_database()
         self.set_up_rights()
+        self._set_up_people()
         self.secret(SECRET, self.uris())
         self.baseline = self.rows()
         # Flags whose rows the test itself changes: the audit cannot know of that.
@@ -133,10 +139,16 @@ class World:
         return self.database.query("SELECT f.*, f.xmin::text FROM feature_flags f ORDER BY name")
 
     def act(self, kind: str, name: str | None = None, by: str = "alice", **spec: Any) -> str:
-        """A person makes a RolloutAction; its name. What stamps `requestedBy` in a cluster is not part of this."""
+        """A person, who may do everything, makes a RolloutAction; its name."""
         name = name or f"{kind.lower()}-{secrets.token_hex(4)}"
-        full = {"rolloutRef": {"name": ROLLOUT}, "type": kind, "requestedBy": by, "reason": "a test", **spec}
-        self.apply(manifest("RolloutAction", name, full))
+        full = {"rolloutRef": {"name": ROLLOUT}, "type": kind, "reason": "a test", **spec}
+        status, answer = self.cluster.request(
+            "POST",
+            self.path("RolloutAction"),
+            manifest("RolloutAction", name, full),
+            headers={"Impersonate-User": by, "Impersonate-Group": PEOPLE},
+        )
+        assert status == HTTPStatus.CREATED, answer
         return name
 
     def answer(self, name: str) -> Any:
@@ -304,6 +316,21 @@ class World:
             group = f"/apis/{obj['apiVersion']}"
             where = f"/namespaces/{self.namespace}" if "namespace" in obj["metadata"] else ""
             status, answer = self.cluster.request("POST", f"{group}{where}/{obj['kind'].lower()}s", obj)
+            assert status == HTTPStatus.CREATED, answer
+
+    def _set_up_people(self) -> None:
+        verbs = sorted({"get", *VERBS.values()})
+        rules = [
+            {"apiGroups": [OURS], "resources": ["rolloutactions"], "verbs": ["create"]},
+            {"apiGroups": [OURS], "resources": ["featurerollouts"], "verbs": verbs},
+        ]
+        subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": PEOPLE}
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": PEOPLE}
+        role = {"metadata": {"name": PEOPLE}, "rules": rules}
+        binding = {"metadata": {"name": PEOPLE}, "roleRef": reference, "subjects": [subject]}
+        for plural, obj in (("roles", role), ("rolebindings", binding)):
+            path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{self.namespace}/{plural}"
+            status, answer = self.cluster.request("POST", path, obj)
             assert status == HTTPStatus.CREATED, answer
 
     def remove_cluster_rights(self) -> None:

@@ -59,16 +59,24 @@ class Cluster:
             raise SandboxError(f"no token for service account {namespace}/{service_account}: {status} {answer}")
         return str(answer["status"]["token"])
 
-    def request(self, method: str, path: str, body: object = None, *, user: str = ADMIN) -> tuple[int, Any]:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        user: str = ADMIN,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any]:
         """Send one request; return the status code and the answer, parsed when it is JSON. OSError: not reachable."""
         parts = urlsplit(self.url)
         context = ssl.create_default_context(cafile=str(self.ca_file))
         connection = http.client.HTTPSConnection(
             str(parts.hostname), parts.port, context=context, timeout=REQUEST_TIMEOUT_S
         )
-        headers = {"Authorization": f"Bearer {self._token(user)}", "Content-Type": "application/json"}
+        said = {"Authorization": f"Bearer {self._token(user)}", "Content-Type": "application/json", **(headers or {})}
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, path, None if body is None else json.dumps(body), said)
             response = connection.getresponse()
             text = response.read().decode()
         finally:

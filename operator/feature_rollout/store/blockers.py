@@ -45,10 +45,11 @@ async def interrupt(connection: Connection, waiting_pid: int, done: Interruption
     for pid, role, application, state in sessions:
         since = done.cancelled_at_s.setdefault(pid, now_s)
         if since == now_s:
-            await connection.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (pid,))
+            # Told first: the lowering goes on, and writes its audit, at the moment in which the lock is given up.
             done.told.append({"application": application, "role": role, "was": "cancelled"})
+            await connection.execute("SELECT pg_catalog.pg_cancel_backend(%s)", (pid,))
         elif state.startswith("idle in transaction") and now_s - since >= _NOTICE_S and pid not in done.ended:
-            await connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", (pid,))
             done.ended.add(pid)
             done.told.append({"application": application, "role": role, "was": "ended"})
+            await connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", (pid,))
     return bool(sessions)
