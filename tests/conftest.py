@@ -11,6 +11,8 @@
 | `own_postgres` | function | a `PostgresServer` that the test may kill; the newest version, or `@all_own_postgres` |
 | `pgbouncer` | session | a `PgBouncer` before `postgres_server`, in transaction mode |
 | `pg_installations` | session | the versions found |
+
+Those of tests of the whole (`world`, `operator`) are in `support/whole.py`.
 """
 
 import secrets
@@ -27,11 +29,13 @@ from feature_rollout.sandbox.database import PostgresAccess
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.postgres import PostgresServer
 from postgres import attacks
-from support import network
+from support import network, story
 from support import pgbouncer as pgbouncers
 from support.databases import Database
 from support.pgbouncer import PgBouncer
 from support.shared import SharedServers, wait_until_stopped
+
+pytest_plugins = ["support.whole"]
 
 SHARED_FOLDER = "shared-servers"
 
@@ -45,11 +49,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests have recorded in a table: attacks by SQL, faults of the network."""
+    """Print what tests have recorded in a table: attacks by SQL, faults of the network and of all else."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     for title, lines in (
         ("attacks by metric and check SQL", attacks.table(reports)),
         ("faults of the network", network.table(reports)),
+        ("faults while the operator runs", story.table(reports)),
     ):
         if lines:
             terminalreporter.section(title)

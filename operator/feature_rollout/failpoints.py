@@ -10,20 +10,48 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Final
 
 VARIABLE = "FEATUREROLLOUT_FAILPOINTS"
 
-# A transaction that writes flags under the fence: everything is sent but the COMMIT; the COMMIT was answered.
-BEFORE_RAISE_COMMIT = "before-raise-commit"
-AFTER_RAISE_COMMIT = "after-raise-commit"
+# Before: everything is sent but the COMMIT, or nothing of a call. After: it was answered.
+Places = tuple[str, str]
 
+CLAIM: Final = "before-claim-commit", "after-claim-commit"
+# A transaction under the fence that writes flags, and one that writes the ledger alone: complete, rearm.
+RAISE: Final = "before-raise-commit", "after-raise-commit"
+LEDGER: Final = "before-ledger-commit", "after-ledger-commit"
 # A transaction that carries out or refuses what a person has asked for, and writes no flag.
-BEFORE_ANSWER_COMMIT = "before-answer-commit"
-AFTER_ANSWER_COMMIT = "after-answer-commit"
+ANSWER: Final = "before-answer-commit", "after-answer-commit"
+# A revert at once; the latch and each flag of one that goes flag by flag because rows are locked.
+REVERT: Final = "before-revert-commit", "after-revert-commit"
+LATCH: Final = "before-latch-commit", "after-latch-commit"
+FLAG: Final = "before-flag-commit", "after-flag-commit"
+RELEASE: Final = "before-release-commit", "after-release-commit"
+CHECKPOINT: Final = "before-checkpoint-commit", "after-checkpoint-commit"
+# The audit of what somebody else has done to a row.
+OBSERVE: Final = "before-observe-commit", "after-observe-commit"
 
-# A transaction that lowers, of a revert or of a release.
-BEFORE_REVERT_COMMIT = "before-revert-commit"
-AFTER_REVERT_COMMIT = "after-revert-commit"
+# Calls to the API server.
+ADD_FINALIZER: Final = "before-finalizer-added", "after-finalizer-added"
+REMOVE_FINALIZER: Final = "before-finalizer-removed", "after-finalizer-removed"
+WRITE_STATUS: Final = "before-status-write", "after-status-write"
+
+EVERYWHERE: Final[tuple[Places, ...]] = (
+    CLAIM,
+    RAISE,
+    LEDGER,
+    ANSWER,
+    REVERT,
+    LATCH,
+    FLAG,
+    RELEASE,
+    CHECKPOINT,
+    OBSERVE,
+    ADD_FINALIZER,
+    REMOVE_FINALIZER,
+    WRITE_STATUS,
+)
 
 
 def hit(name: str) -> None:

@@ -92,7 +92,7 @@ def test_killed_at_the_commit_of_a_revert(world: World, idle_operator: Operator,
 
 def test_killed_at_the_commit_of_a_deletion(world: World, idle_operator: Operator) -> None:
     operator = idle_operator
-    operator.start(failpoints=["after-revert-commit"])
+    operator.start(failpoints=["after-release-commit"])
     world.apply(store(), rollout(stages=[stage("ten", 10, "30s")], onDelete="Disable"))
     world.wait_row(A, TEN)
     world.delete("FeatureRollout", ROLLOUT)

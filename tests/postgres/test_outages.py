@@ -204,10 +204,10 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("failpoint", "verb", "is_done"),
     [
-        (failpoints.BEFORE_RAISE_COMMIT, "raise", False),
-        (failpoints.AFTER_RAISE_COMMIT, "raise", True),
-        (failpoints.BEFORE_REVERT_COMMIT, "revert", False),
-        (failpoints.AFTER_REVERT_COMMIT, "revert", True),
+        (failpoints.RAISE[0], "raise", False),
+        (failpoints.RAISE[1], "raise", True),
+        (failpoints.REVERT[0], "revert", False),
+        (failpoints.REVERT[1], "revert", True),
     ],
 )
 def test_a_process_that_dies_at_its_commit(world: World, failpoint: str, verb: str, is_done: bool) -> None:
@@ -230,9 +230,9 @@ def test_without_the_variable_nothing_is_killed(monkeypatch: pytest.MonkeyPatch)
     kill: Callable[[int, int], None] = lambda pid, _: killed.append(pid)  # noqa: E731
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.delenv(failpoints.VARIABLE, raising=False)
-    failpoints.hit(failpoints.AFTER_RAISE_COMMIT)
-    monkeypatch.setenv(failpoints.VARIABLE, failpoints.BEFORE_RAISE_COMMIT)
-    failpoints.hit(failpoints.AFTER_RAISE_COMMIT)
+    failpoints.hit(failpoints.RAISE[1])
+    monkeypatch.setenv(failpoints.VARIABLE, failpoints.RAISE[0])
+    failpoints.hit(failpoints.RAISE[1])
     assert killed == []
-    failpoints.hit(failpoints.BEFORE_RAISE_COMMIT)
+    failpoints.hit(failpoints.RAISE[0])
     assert killed == [os.getpid()]

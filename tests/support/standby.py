@@ -31,9 +31,12 @@ class Standby(PostgresServer):
 
     def either(self, database: str) -> str:
         """A connection string of the superuser that finds whichever of the two takes writes."""
+        return self.beside(self._primary.uri(database))
+
+    def beside(self, uri: str) -> str:
+        """A connection string that leads to the primary, made one that finds whichever of the two takes writes."""
         both = f"{self.host}:{self._primary.port},{self.host}:{self.port}"
-        uri = self._primary.uri(database).replace(f"{self.host}:{self._primary.port}", both)
-        return f"{uri}?target_session_attrs=read-write"
+        return f"{uri.replace(f'{self.host}:{self._primary.port}', both)}?target_session_attrs=read-write"
 
     def catch_up(self) -> None:
         """Return when everything that the primary has committed is here."""

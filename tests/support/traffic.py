@@ -17,11 +17,11 @@ class Traffic:
 
     `failed` and `slow` are shares of the deliveries, to be changed at any time; `harm_at(flag, percentage)` makes
     them count only while the flag's row is on and at that percentage or above, as a bug in a release does.
-    An outage of the database pauses it.
+    An outage of the database pauses it; `uri` may be changed for where it is then.
     """
 
     def __init__(self, uri: str, per_second: int = 200) -> None:
-        self._uri = uri
+        self.uri = uri
         self._per_tick = max(1, round(per_second * TICK_S))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
@@ -47,7 +47,7 @@ class Traffic:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                with psycopg.connect(self._uri, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+                with psycopg.connect(self.uri, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
                     while not self._stopped.wait(TICK_S):
                         self._tick(connection)
             except psycopg.Error:

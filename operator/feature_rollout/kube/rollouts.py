@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from feature_rollout import failpoints
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import Gone, Stale
 from feature_rollout.kube.events import EventRecorder
@@ -45,7 +46,9 @@ class KubeRollouts:
             if metadata.get("deletionTimestamp"):
                 raise Stale(f"add a finalizer to {_name(rollout)}, which is being deleted")
             path, value = ("/metadata/finalizers/-", FINALIZER) if finalizers else ("/metadata/finalizers", [FINALIZER])
+            failpoints.hit(failpoints.ADD_FINALIZER[0])
             if await self._patched(current, {"op": "add", "path": path, "value": value}):
+                failpoints.hit(failpoints.ADD_FINALIZER[1])
                 return
             current = await self._again(rollout)
         raise Stale(f"add the finalizer of {_name(rollout)}")
@@ -59,8 +62,10 @@ class KubeRollouts:
             if FINALIZER not in finalizers:
                 return
             path = f"/metadata/finalizers/{finalizers.index(FINALIZER)}"
+            failpoints.hit(failpoints.REMOVE_FINALIZER[0])
             try:
                 if await self._patched(current, {"op": "remove", "path": path}):
+                    failpoints.hit(failpoints.REMOVE_FINALIZER[1])
                     return
             except Gone:
                 return
@@ -70,7 +75,9 @@ class KubeRollouts:
     async def write_status(self, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Make this the whole status, reverts before the others. Raises Stale or Gone; then nothing was written."""
         await self._bucket.acquire(urgent=status.get("phase") == "RolledBack")
+        failpoints.hit(failpoints.WRITE_STATUS[0])
         await self._api.apply_status(ROLLOUTS, rollout, status)
+        failpoints.hit(failpoints.WRITE_STATUS[1])
 
     def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
         """Record an Event, `kind` Normal or Warning; returns at once."""

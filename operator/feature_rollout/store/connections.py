@@ -67,7 +67,7 @@ class Connections:
         *,
         mode: Mode = "READ COMMITTED",
         lock_timeout_ms: int = 1000,
-        crash: tuple[str, str] | None = None,
+        crash: failpoints.Places | None = None,
     ) -> T:
         """Run `work` in a transaction of its own and commit it; raises Problem, or what `work` raises.
 
@@ -117,7 +117,7 @@ class Connections:
         return connection
 
     async def _committed(
-        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: tuple[str, str] | None
+        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: failpoints.Places | None
     ) -> T:
         commit = _Commit()
         try:
@@ -158,7 +158,7 @@ class _Commit:
         self.sent = False
 
     async def after(
-        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: tuple[str, str] | None
+        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: failpoints.Places | None
     ) -> T:
         try:
             result = await work(connection)

@@ -56,9 +56,6 @@ _OWED_MAX: Final = 1000
 # The trigger needs a short lock of the flag table; services wait behind whoever waits for it.
 _WATCH_RETRY_S: Final = 60.0
 _TRIM_S: Final = 60.0
-_REVERT_CRASH: Final = (failpoints.BEFORE_REVERT_COMMIT, failpoints.AFTER_REVERT_COMMIT)
-_ANSWER_CRASH: Final = (failpoints.BEFORE_ANSWER_COMMIT, failpoints.AFTER_ANSWER_COMMIT)
-_RAISE_CRASH: Final = (failpoints.BEFORE_RAISE_COMMIT, failpoints.AFTER_RAISE_COMMIT)
 
 # Problems that say nothing of the store's setup: those rows and rollouts have them, not the connection.
 _OF_ROLLOUT: Final = frozenset(
@@ -135,7 +132,9 @@ class PostgresFlagStore:
         await self.prepare()
 
     async def open(self, claim: Claim) -> Ledger:
-        return await self._run(lambda connection: claims.open_ledger(connection, self.config.table, claim))
+        return await self._run(
+            lambda connection: claims.open_ledger(connection, self.config.table, claim), crash=failpoints.CLAIM
+        )
 
     async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
         return await self._run(lambda connection: self._read(connection, key, flags, requests), read_only=True)
@@ -144,12 +143,12 @@ class PostgresFlagStore:
         return await self._run(lambda connection: ledger.evidence(connection, key), read_only=True)
 
     async def commit(self, change: Commit) -> Ledger:
-        crash = _RAISE_CRASH if change.after else _ANSWER_CRASH if change.answered else None
+        crash = failpoints.RAISE if change.after else failpoints.ANSWER if change.answered else failpoints.LEDGER
         return await self._run(lambda connection: self._commit(connection, change), crash=crash)
 
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         if checkpoints:
-            await self._run(lambda connection: ledger.checkpoint(connection, checkpoints))
+            await self._run(lambda connection: ledger.checkpoint(connection, checkpoints), crash=failpoints.CHECKPOINT)
             await self._trim_outbox()
 
     async def lower(self, change: Lowering) -> Ledger:
@@ -168,7 +167,9 @@ class PostgresFlagStore:
         if self._owed.get(key):
             # Those rows were lowered by the operator; what it owes the audit goes first.
             raise Problem(lowering.AUDIT_DELAYED, "the record of an earlier lowering still follows", stalled=False)
-        await self._run(lambda connection: drift.observe(connection, self.config.table, key, flags))
+        await self._run(
+            lambda connection: drift.observe(connection, self.config.table, key, flags), crash=failpoints.OBSERVE
+        )
 
     async def release(self, change: Lowering, uid: str) -> None:
         try:
@@ -226,7 +227,7 @@ class PostgresFlagStore:
         work: Callable[[Connection], Awaitable[T]],
         *,
         read_only: bool = False,
-        crash: tuple[str, str] | None = None,
+        crash: failpoints.Places | None = None,
     ) -> T:
         await self.prepare()
         try:
@@ -273,12 +274,14 @@ class PostgresFlagStore:
             self._trim_at_s = now_s + _TRIM_S
             await self._run(outbox.trim)
 
-    async def _lower(self, change: Lowering, lock_timeout_ms: int = 1000) -> Ledger:
+    async def _lower(
+        self, change: Lowering, lock_timeout_ms: int = 1000, crash: failpoints.Places = failpoints.REVERT
+    ) -> Ledger:
         owed = self._owed.get(change.key, ())
         after = await self._reverters.transaction(
             lambda connection: lowering.lower_all(connection, self.config, change, owed),
             lock_timeout_ms=lock_timeout_ms,
-            crash=_REVERT_CRASH,
+            crash=crash,
         )
         self._owed.pop(change.key, None)
         return after
@@ -318,7 +321,7 @@ class PostgresFlagStore:
             if ledger_is_locked:
                 await self._lower_partly(part, lowering.Extent.NO_LEDGER, lock_timeout_ms)
             else:
-                await self._lower(part, lock_timeout_ms)
+                await self._lower(part, lock_timeout_ms, failpoints.FLAG if part.targets else failpoints.LATCH)
         except Problem as problem:
             if problem.reason != LOCK_TIMEOUT:
                 raise
@@ -341,7 +344,7 @@ class PostgresFlagStore:
 
         clearing = asyncio.create_task(self._clear_the_way(waiting, done))
         try:
-            await self._reverters.transaction(work, lock_timeout_ms=_FORCED_LOCK_TIMEOUT_MS, crash=_REVERT_CRASH)
+            await self._reverters.transaction(work, lock_timeout_ms=_FORCED_LOCK_TIMEOUT_MS, crash=failpoints.FLAG)
             self._owed.pop(change.key, None)
         finally:
             clearing.cancel()
@@ -398,7 +401,7 @@ class PostgresFlagStore:
         return await self._reverters.transaction(
             lambda connection: lowering.lower_without_ledger(connection, self.config, change, extent),
             lock_timeout_ms=lock_timeout_ms,
-            crash=_REVERT_CRASH,
+            crash=failpoints.REVERT if extent is lowering.Extent.FLAGS_ONLY else failpoints.FLAG,
         )
 
     async def _release(self, change: Lowering, uid: str) -> None:
@@ -415,5 +418,5 @@ class PostgresFlagStore:
             await ledger.drop_evidence(connection, change.key)
             await ownership.release(connection, change.key)
 
-        await self._reverters.transaction(work, crash=_REVERT_CRASH)
+        await self._reverters.transaction(work, crash=failpoints.RELEASE)
         self._owed.pop(change.key, None)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the whole: a real API server with RBAC, a real PostgreSQL, the operator as a process.
+"""A plugin with the fixtures of tests of the whole: a real API server with RBAC, PostgreSQL, the operator as a process.
 
 | fixture | what |
 |---|---|
