@@ -210,10 +210,13 @@ class MetricSource(Protocol):
 
 
 class CheckSource(Protocol):
-    """Something that can answer the checks of one rollout that the database is asked."""
+    """Something that can answer the checks of one rollout that are not for people."""
 
-    async def ask(self, name: str) -> CheckAnswer:
-        """By the check's full name, such as `preflight/backup-is-recent`. Never raises; no secret is in the message."""
+    async def ask(self, name: str, attempt: int) -> CheckAnswer:
+        """By the check's full name, such as `preflight/backup-is-recent`. Never raises; no secret is in the message.
+
+        A Job runs once an attempt, and is asked how far it is until it is over.
+        """
 
 
 class RolloutObjects(Protocol):

@@ -5,7 +5,7 @@
 | `FakeClock` | time; it moves only when told |
 | `FakeStore` | one database: flag rows, ledger rows, ownership, audit, checkpoints; `down` makes it unreachable |
 | `FakeSource` | metrics: a function of (metric, window), which may be changed, made to fail or to hang |
-| `FakeChecks` | checks that the database is asked: a dict of name to answer; `asked` has every question |
+| `FakeChecks` | checks that are not for people: a dict of name to answer; `asked` has every question |
 | `FakeObjects` | the API server: objects, statuses, Events, finalizers |
 | `World` | all of them with a `Reconciler`, run in virtual time |
 """
@@ -324,7 +324,7 @@ class FakeChecks:
     answers: dict[str, tuple[bool | None, str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
-    async def ask(self, name: str) -> CheckAnswer:
+    async def ask(self, name: str, attempt: int) -> CheckAnswer:
         self.asked.append(name)
         return CheckAnswer(name, *self.answers.get(name, (None, "the server does not answer")), self.clock.now())
 

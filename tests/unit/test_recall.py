@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from feature_rollout.core.checks import Check
 from feature_rollout.core.looks import Window
 from feature_rollout.core.plan import Plan, Severity
 from feature_rollout.core.reference import BLOCKS
@@ -234,7 +235,7 @@ async def test_another_query_is_compared_with_its_own_past_of_the_same_days() ->
 
 async def test_a_rollout_that_waits_for_days_is_compared_with_the_days_before_it_starts() -> None:
     world = made(PLAN, steady)
-    waiting = replace(PLAN, preflight_blockers=("something that takes days",))
+    waiting = replace(PLAN, preflight=(Check("preflight/days", "Somebody has taken days."),))
     world.plan = waiting
     await world.run(minutes(5))
     assert len(world.source.histories) == 2

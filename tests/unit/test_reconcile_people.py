@@ -349,7 +349,7 @@ async def test_preflight_runs_again_on_retry() -> None:
 async def test_an_answer_to_another_plans_question_counts_for_nothing() -> None:
     world = World(replace(CHECKED, preflight=(BACKUP,)))
     slow: asyncio.Future[CheckAnswer] = asyncio.get_running_loop().create_future()
-    world.checks.ask = lambda _: slow  # type: ignore[method-assign, assignment, return-value]
+    world.checks.ask = lambda *_: slow  # type: ignore[method-assign, assignment, return-value]
     await world.step()
     await world.step()
     world.edit(replace(CHECKED, preflight=(BACKUP,), plan_hash="v1:another"))
@@ -363,7 +363,7 @@ async def test_an_answer_to_another_plans_question_counts_for_nothing() -> None:
 async def test_a_check_that_raises_could_not_be_asked_and_its_text_is_not_told() -> None:
     world = World(replace(CHECKED, preflight=(BACKUP,)))
 
-    async def broken(_: str) -> CheckAnswer:
+    async def broken(*_: object) -> CheckAnswer:
         raise ValueError("password=hunter2")
 
     world.checks.ask = broken  # type: ignore[method-assign]

@@ -20,6 +20,7 @@ from feature_rollout.api.metrictemplate import MetricTemplate
 from feature_rollout.api.resolve_metrics import BoundMetric, PrometheusQuery, SqlQuery
 from feature_rollout.api.resolve_stages import CheckQuery
 from feature_rollout.api.rollbackmatrix import RollbackMatrix, RollbackMatrixSpec
+from feature_rollout.api.values import KeyReference
 from feature_rollout.core import checks
 from feature_rollout.core.plan import Notice, OnBlind, Plan, digest
 
@@ -48,7 +49,8 @@ class References:
 class Resolved:
     """A rollout, resolved. `queries` are its SQL metrics, `prometheus` those of a Prometheus.
 
-    `checks` are those that the database is asked, by their full names.
+    `checks` are those that the database is asked, by their full names; `jobs` are those that
+    a Job answers, each with where its manifest is.
     """
 
     plan: Plan
@@ -60,6 +62,7 @@ class Resolved:
     suspended: bool
     hold_at: str | None
     checks: Mapping[str, CheckQuery] = field(default_factory=dict)
+    jobs: Mapping[str, KeyReference] = field(default_factory=dict)
 
 
 def references(rollout: FeatureRollout) -> References:
@@ -103,11 +106,6 @@ def resolve(
         on_blind=spec.on_blind,
         alpha=float(guards.alpha_budget.number),
         calendar=resolve_calendar.calendar(spec.calendar) if spec.calendar is not None else None,
-        preflight_blockers=tuple(
-            f"spec.preflight[{index}] {check.name}: {resolve_stages.JOB_NOT_IN_EFFECT}"
-            for index, check in enumerate(spec.preflight)
-            if check.job is not None
-        ),
         notices=tuple(_notices(spec, guards, path, metrics)),
         preflight=resolve_stages.checks(spec.preflight, checks.preflight_key),
     )
@@ -123,6 +121,7 @@ def resolve(
         suspended=spec.suspend,
         hold_at=spec.hold_at,
         checks=resolve_stages.queries(spec),
+        jobs=resolve_stages.jobs(spec),
     )
 
 
@@ -146,9 +145,6 @@ def _notices(
 ) -> Iterator[Notice]:
     if spec.contacts is not None:
         yield Notice("spec.contacts", "for people only, nobody is notified")
-    for index, check in enumerate(spec.preflight):
-        if check.job is not None:
-            yield Notice(f"spec.preflight[{index}].job", "the first stage does not start")
     yield from resolve_stages.notices(spec)
     yield from resolve_matrix.notices(guards, path, metrics)
 

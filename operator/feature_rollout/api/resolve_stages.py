@@ -17,12 +17,12 @@ from feature_rollout.api.stages import Check as CheckModel
 from feature_rollout.api.stages import FlagEntry as FlagEntryModel
 from feature_rollout.api.stages import Gate as GateModel
 from feature_rollout.api.stages import Stage as StageModel
+from feature_rollout.api.values import KeyReference
 from feature_rollout.core.checks import Check, preflight_key, stage_key
 from feature_rollout.core.exposure import FlagChange
 from feature_rollout.core.plan import Approval, FlagEntry, Gate, Notice, Stage, digest
 
 FLAGS_MAX = 100
-JOB_NOT_IN_EFFECT = "jobs are not in effect yet: run it by hand, and remove the check or ask for a confirmation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def notices(spec: FeatureRolloutSpec) -> Iterator[Notice]:
     """Each field of the stages that this version does not act on."""
     for index, stage in enumerate(spec.stages):
         path = f"spec.stages[{index}]"
-        for name in _demands(stage):
-            yield Notice(f"{path}.{name}", f"the stage {stage.name} does not start")
+        if stage.migrations:
+            yield Notice(f"{path}.migrations", f"the stage {stage.name} does not start")
     # One for all: a list of ten such lines would hide the others.
     if any(stage.risk is not None for stage in spec.stages):
         yield Notice("spec.stages[*].risk", "for people only")
@@ -72,15 +72,24 @@ def _stage(index: int, stage: StageModel, metrics: Mapping[str, BoundMetric]) ->
 
 
 def checks(given: tuple[CheckModel, ...], key: Callable[[str], str]) -> tuple[Check, ...]:
-    """The checks that people and the database answer, under their full names."""
-    return tuple(Check(key(check.name), check.confirm) for check in given if check.job is None)
+    """The checks under their full names."""
+    return tuple(Check(key(check.name), check.confirm) for check in given)
 
 
 def queries(spec: FeatureRolloutSpec) -> dict[str, CheckQuery]:
     """What the database is asked, by the full name of the check."""
-    named = [(preflight_key(check.name), check) for check in spec.preflight]
-    named += [(stage_key(stage.name, check.name), check) for stage in spec.stages for check in stage.checks]
-    return {key: CheckQuery(check.sql, check.expect) for key, check in named if check.sql is not None}
+    return {key: CheckQuery(check.sql, check.expect) for key, check in _named(spec) if check.sql is not None}
+
+
+def jobs(spec: FeatureRolloutSpec) -> dict[str, KeyReference]:
+    """Where the manifest of each check's Job is, by the full name of the check."""
+    return {key: check.job.config_map_key_ref for key, check in _named(spec) if check.job is not None}
+
+
+def _named(spec: FeatureRolloutSpec) -> Iterator[tuple[str, CheckModel]]:
+    """Every check with its full name."""
+    yield from ((preflight_key(check.name), check) for check in spec.preflight)
+    yield from ((stage_key(stage.name, check.name), check) for stage in spec.stages for check in stage.checks)
 
 
 def _entry(entry: FlagEntryModel) -> FlagEntry:
@@ -106,15 +115,9 @@ def _gate(gate: GateModel, path: str, metrics: Mapping[str, BoundMetric]) -> Gat
     )
 
 
-def _demands(stage: StageModel) -> list[str]:
-    """What the stage demands before it starts, and this version cannot do."""
-    jobs = [f"checks[{index}].job" for index, check in enumerate(stage.checks) if check.job is not None]
-    return [*(["migrations"] if stage.migrations else []), *jobs]
-
-
 def _blockers(index: int, stage: StageModel) -> tuple[str, ...]:
-    """A stage must not start without what it demands."""
-    return tuple(
-        f"spec.stages[{index}].{name} is not in effect yet: do it by hand and remove it, or wait for a version with it"
-        for name in _demands(stage)
-    )
+    """A stage must not start without what it demands, and this version cannot do."""
+    if not stage.migrations:
+        return ()
+    path = f"spec.stages[{index}].migrations"
+    return (f"{path} is not in effect yet: do it by hand and remove it, or wait for a version with it",)

@@ -51,7 +51,7 @@ class Check(ApiModel):
     expect: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """What the SQL must answer: "true" (the default), AllPass (every row's status is PASS), Rows (any), or a value."""
     job: ConfigMapSource | None = None
-    """A Job's manifest, which must complete."""
+    """The manifest of a Job, which must complete; it runs once an attempt, in the rollout's namespace."""
     confirm: Prose | None = None
     """What a person must confirm, by a RolloutAction of type Confirm that names the check."""
 

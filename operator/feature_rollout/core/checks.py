@@ -22,7 +22,7 @@ GUARDS_QUIET = "guards-quiet"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`confirm` is what a person has to confirm; None for a check that the database answers."""
+    """`confirm` is what a person has to confirm; None for a check that the database or a Job answers."""
 
     key: str
     confirm: str | None = None
@@ -34,12 +34,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
-    """What a check said; `passed` is None when it could not be asked. `name` is the full name."""
+    """What a check said; `passed` is None when it could not be asked. `name` is the full name.
+
+    `running` says that its Job is at it: not known yet, and nothing is wrong.
+    """
 
     name: str
     passed: bool | None
     message: str
     at: datetime
+    running: bool = False
 
     def counts(self, now: datetime) -> bool:
         return timedelta(0) <= now - self.at < VALID_FOR

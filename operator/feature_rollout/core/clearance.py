@@ -7,7 +7,7 @@ from typing import Any
 
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import Check
-from feature_rollout.core.decision import Decision, View
+from feature_rollout.core.decision import Decision, Phase, View
 from feature_rollout.core.people import Consent
 from feature_rollout.core.plan import Stage
 
@@ -44,16 +44,16 @@ def unmet(view: View, checks: tuple[Check, ...]) -> tuple[Unmet, ...]:
 
 
 def to_ask(view: View, decision: Decision) -> tuple[str, ...]:
-    """The checks that the database has to be asked now, by their full names.
+    """The checks that the database or a Job has to answer now, by their full names.
 
     Preflight is kept up to date until it is over; a stage's checks are asked when nothing
-    else is missing.
+    else is missing. While the rollout is paused nothing is asked, so that no Job is begun.
     """
+    if view.trouble is not None or decision.phase is Phase.PAUSED:
+        return ()
     checks = preflight(view)
     if not checks and view.next_stage is not None and decision.reason in _OF_CHECKS:
         checks = view.next_stage.checks
-    if view.trouble is not None:
-        return ()
     return tuple(check.key for check in checks if check.confirm is None and _is_due(view, check))
 
 
@@ -91,11 +91,16 @@ def _unmet(view: View, check: Check) -> Unmet | None:
     answer = view.checks.get(check.key)
     if answer is None or not answer.counts(view.now):
         return Unmet(check, reasons.CHECK_UNANSWERED, f"{check.key}: it is being asked")
-    if answer.passed is None:
-        return Unmet(check, reasons.CHECK_UNANSWERED, f"{check.key} could not be asked: {answer.message.rstrip('.')}")
-    if not answer.passed:
-        return Unmet(check, reasons.CHECK_FAILED, f"{check.key} has not passed: {answer.message.rstrip('.')}")
-    return None
+    if answer.passed:
+        return None
+    said, message = reasons.CHECK_UNANSWERED, answer.message.rstrip(".")
+    if answer.passed is not None:
+        said, message = reasons.CHECK_FAILED, f" has not passed: {message}"
+    elif answer.running:
+        message = f": {message}"
+    else:
+        message = f" could not be asked: {message}"
+    return Unmet(check, said, check.key + message)
 
 
 def _is_due(view: View, check: Check) -> bool:

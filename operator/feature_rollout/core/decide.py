@@ -310,8 +310,6 @@ def _paused(view: View) -> Decision | None:
 def _preflight(view: View) -> Decision | None:
     if view.ledger.people.preflight_done:
         return None
-    if view.plan.preflight_blockers:
-        return _not_in_effect(Phase.PREFLIGHT, view.plan.preflight_blockers)
     return _unmet(view, preflight(view), "The first stage waits for its preflight")
 
 
@@ -465,12 +463,12 @@ def _not_checked(view: View) -> Decision | None:
 
 def _next_not_in_effect(view: View) -> Decision | None:
     stage = view.next_stage
-    return _not_in_effect(Phase.HELD, stage.blockers) if stage is not None and stage.blockers else None
+    return _not_in_effect(stage.blockers) if stage is not None and stage.blockers else None
 
 
-def _not_in_effect(phase: Phase, blockers: tuple[str, ...]) -> Decision:
+def _not_in_effect(blockers: tuple[str, ...]) -> Decision:
     message = f"The plan demands what this version cannot do, so it waits: {'; '.join(blockers)}."
-    return _hold(phase, reasons.NOT_IN_EFFECT, message, stalled=True, waiting_for=blockers)
+    return _hold(Phase.HELD, reasons.NOT_IN_EFFECT, message, stalled=True, waiting_for=blockers)
 
 
 def _outside_window(view: View) -> Decision | None:

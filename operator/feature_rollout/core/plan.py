@@ -283,7 +283,6 @@ class Plan:
     on_blind: OnBlind = OnBlind.HOLD
     alpha: float = 0.05
     calendar: Calendar | None = None
-    preflight_blockers: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
     preflight: tuple[Check, ...] = ()
 

@@ -260,7 +260,7 @@ def _confirm(view: View, request: Request) -> Ruling:
     if check is None:
         return _not_asked(view, request)
     if check.confirm is None:
-        message = f"{check.key} is asked of the database; only checks with `confirm` are for people."
+        message = f"{check.key} is not asked of people; only checks with `confirm` are for people."
         return _refused(reasons.CHECK_NOT_CONFIRMABLE, message)
     people = view.ledger.people
     known = people.confirmed(check.key, view.ledger.uid, view.plan.plan_hash)

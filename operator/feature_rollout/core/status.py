@@ -7,7 +7,7 @@ changes nothing in it but `metrics`, which alone is no reason to write.
 |---|---|---|---|
 | Pending | False, and Reconciling | False | for seconds: the first looks, a new attempt |
 | Preflight | False, and Reconciling | False | the seven days before are read |
-| Preflight | True; False for NotInEffect | for NotInEffect, GuardTooTight | preflight or checks are not passed |
+| Preflight | True | for GuardTooTight | preflight or checks are not passed |
 | AwaitingApproval | True | False | the next stage needs the approval of people |
 | AwaitingWindow | True | False | the calendar is closed |
 | Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |

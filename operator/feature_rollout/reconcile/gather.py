@@ -78,13 +78,13 @@ class Gatherer:
         return replace(view, progress=progress, guards=assess(plan, progress, now))
 
     def ask(self, target: Target, session: Session, names: Sequence[str]) -> None:
-        """Ask the database these checks, unless it is being asked. The answer wakes the rollout."""
+        """Ask these checks, unless they are being asked. The answer wakes the rollout."""
         metadata, source = target.rollout["metadata"], session.check_source
         for name in names:
             if source is None:
                 session.checks[name] = CheckAnswer(name, None, "there is nothing to ask it with", self._clock.now())
             elif name not in session.asking:
-                task = asyncio.create_task(_asked(source, name, self._clock))
+                task = asyncio.create_task(_asked(source, name, session.attempt, self._clock))
                 task.add_done_callback(lambda _: self._wake(metadata["namespace"], metadata["name"]))
                 session.asking[name] = task
 
@@ -208,9 +208,9 @@ def _flags(plan: Plan, ledger: Ledger | None) -> list[str]:
     return list(dict.fromkeys([*plan.flags, *(ledger.written if ledger else ())]))
 
 
-async def _asked(source: CheckSource, name: str, clock: Clock) -> CheckAnswer:
+async def _asked(source: CheckSource, name: str, attempt: int, clock: Clock) -> CheckAnswer:
     try:
-        return await source.ask(name)
+        return await source.ask(name, attempt)
     except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
         # Its text may hold anything, secrets too: only its type is told.
         log.error("a check failed with %s", type(error).__name__)  # noqa: TRY400 - likewise

@@ -95,7 +95,7 @@ class Session:
     latched: Ledger | None = None
     # The rows as they were when the audit was last seen to account for them.
     audited: Mapping[str, Exposure] | None = None
-    # What the database answered to the checks of the plan with that hash, in that attempt, and what is being asked.
+    # What was answered to the checks of the plan with that hash, in that attempt, and what is being asked.
     checks: dict[str, CheckAnswer] = field(default_factory=dict)
     asking: dict[str, asyncio.Task[CheckAnswer]] = field(default_factory=dict)
     checks_of: tuple[str, int] = ("", 0)

@@ -23,6 +23,7 @@ from feature_rollout.core.decision import Trouble
 from feature_rollout.core.plan import OnDelete, OnDrift
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError
+from feature_rollout.kube.jobs import JobChecks
 from feature_rollout.kube.resources import MATRICES, PROVIDERS, ROLLOUTS, STORES, TEMPLATES
 from feature_rollout.metrics.checks import SqlCheck, SqlChecks
 from feature_rollout.metrics.hub import RoutedSource
@@ -93,7 +94,7 @@ class Targets:
         plan = None if isinstance(resolved, Trouble) else resolved.plan
         spec = rollout.get("spec") or {}
         handle, store_trouble = await self._handle(key[0], spec)
-        source, checks, missing = self._sources(key, handle, resolved)
+        source, checks, missing = self._sources(rollout, handle, resolved)
         return Target(
             rollout=rollout,
             key=f"{self._cluster}/{key[0]}/{key[1]}",
@@ -216,40 +217,49 @@ class Targets:
             return None, Trouble(problem.reason, problem.message, problem.stalled)
 
     def _sources(
-        self, key: RolloutKey, handle: Handle | None, resolved: Resolved | Trouble
+        self, rollout: Mapping[str, Any], handle: Handle | None, resolved: Resolved | Trouble
     ) -> tuple[MetricSource | None, CheckSource | None, Trouble | None]:
         """Who answers the rollout's metrics and its checks."""
         if handle is None or isinstance(resolved, Trouble):
             return None, None, None
-        routes: dict[str, MetricSource] = {}
-        if resolved.prometheus:
-            prometheus = PrometheusMetricSource(lambda name: self._providers.client(name, key[0]), resolved.prometheus)
-            routes |= dict.fromkeys(resolved.prometheus, prometheus)
-        if not (resolved.queries or resolved.checks):
-            return RoutedSource(routes) if routes else None, None, None
-        if handle.reader is None:
+        if handle.reader is None and (resolved.queries or resolved.checks):
             message = (
                 f"FlagStore {resolved.store_name} names no reader, and the plan has SQL metrics or checks: "
                 "add spec.postgres.reader"
             )
             return None, None, Trouble(reasons.READER_MISSING, message)
-        rollout = "/".join(key)
-        routes |= dict.fromkeys(resolved.queries, SqlMetricSource(handle.reader, resolved.queries, rollout))
-        asked = {name: SqlCheck(query.text, query.expect) for name, query in resolved.checks.items()}
-        checks = Checks(SqlChecks(handle.reader, asked, rollout)) if asked else None
+        namespace, name = rollout["metadata"]["namespace"], rollout["metadata"]["name"]
+        routes: dict[str, MetricSource] = {}
+        if resolved.prometheus:
+            prometheus = PrometheusMetricSource(lambda one: self._providers.client(one, namespace), resolved.prometheus)
+            routes |= dict.fromkeys(resolved.prometheus, prometheus)
+        sql = None
+        if handle.reader is not None:
+            of = f"{namespace}/{name}"
+            routes |= dict.fromkeys(resolved.queries, SqlMetricSource(handle.reader, resolved.queries, of))
+            asked = {key: SqlCheck(query.text, query.expect) for key, query in resolved.checks.items()}
+            sql = SqlChecks(handle.reader, asked, of)
+        jobs = JobChecks(self._api, rollout, resolved.plan.plan_hash, resolved.jobs)
+        checks = Checks(sql, jobs) if resolved.checks or resolved.jobs else None
         return RoutedSource(routes) if routes else None, checks, None
 
 
 class Checks:
-    """`ports.CheckSource` on the SQL checks of one rollout."""
+    """`ports.CheckSource` of one rollout: the database is asked what no Job answers."""
 
-    def __init__(self, checks: SqlChecks) -> None:
-        self._checks = checks
+    def __init__(self, sql: SqlChecks | None, jobs: JobChecks) -> None:
+        self._sql = sql
+        self._jobs = jobs
 
-    async def ask(self, name: str) -> CheckAnswer:
+    async def ask(self, name: str, attempt: int) -> CheckAnswer:
         # What it says is true of when it was asked, however long the answer took.
         asked_at = datetime.now(UTC)
-        passed, message = await self._checks.ask(name)
+        if name in self._jobs.manifests:
+            answer = await self._jobs.ask(name, attempt)
+            return CheckAnswer(name, answer.passed, answer.message, asked_at, answer.running)
+        if self._sql is None:
+            return CheckAnswer(name, None, "there is nothing to ask it with", asked_at)
+        passed, message = await self._sql.ask(name)
         return CheckAnswer(name, passed, message, asked_at)
 
 

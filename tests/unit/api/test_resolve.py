@@ -179,7 +179,6 @@ class TestTheGuide:
 def test_a_plan_with_nothing_unusual_has_no_notices_and_no_blockers() -> None:
     resolved = plan()
     assert resolved.notices == ()
-    assert resolved.preflight_blockers == ()
     assert not any(stage.blockers for stage in resolved.stages)
     assert not any(clause.blocker for row in resolved.rows for clause in row.clauses)
     assert not any(metric.blocker for metric in resolved.metrics.values())
@@ -397,7 +396,6 @@ def test_an_optional_clause_on_an_unbound_metric_is_dropped_without_a_notice() -
 
 WITHOUT_EFFECT = [
     ("migrations", put("stages.0.migrations", [SCRIPT]), "spec.stages[0].migrations"),
-    ("a job", put("stages.0.checks", [{"name": "a", "job": SCRIPT}]), "spec.stages[0].checks[0].job"),
 ]
 
 
@@ -447,11 +445,23 @@ def test_on_blind_and_deadline() -> None:
     assert resolved.plan_hash != plan(put("stages.1.deadline", "3d")).plan_hash, "what guards do is approved"
 
 
-def test_a_job_in_preflight_blocks_the_start() -> None:
-    resolved = plan(put("preflight", [{"name": "backup", "confirm": "Is there one?"}, {"name": "a", "job": SCRIPT}]))
-    assert len(resolved.preflight_blockers) == 1
-    assert resolved.preflight_blockers[0].startswith("spec.preflight[1] a: jobs are not in effect yet")
-    assert resolved.notices == (Notice("spec.preflight[1].job", "the first stage does not start"),)
+def test_jobs_are_checks_whose_manifest_is_elsewhere() -> None:
+    change = (
+        put("preflight", [{"name": "backup", "confirm": "Is there one?"}, {"name": "a", "job": SCRIPT}]),
+        put("stages.0.checks", [{"name": "b", "job": SCRIPT}]),
+    )
+    found = resolve(changed(*change))
+    stage = found.plan.stages[0]
+    assert found.plan.preflight == (Check("preflight/backup", "Is there one?"), Check("preflight/a"))
+    assert (stage.checks, stage.blockers) == ((Check(f"stages/{stage.name}/b"),), ())
+    assert {key: (at.name, at.key) for key, at in found.jobs.items()} == {
+        "preflight/a": ("scripts", "back.sql"),
+        f"stages/{stage.name}/b": ("scripts", "back.sql"),
+    }
+    assert (found.checks, found.plan.notices) == ({}, ())
+    elsewhere = {"configMapKeyRef": {"name": "scripts", "key": "other.sql"}}
+    other = resolve(changed(change[0], put("stages.0.checks", [{"name": "b", "job": elsewhere}])))
+    assert other.plan.plan_hash != found.plan.plan_hash
 
 
 def test_checks_and_approvals_are_in_the_plan_under_their_full_names() -> None:
@@ -470,7 +480,7 @@ def test_checks_and_approvals_are_in_the_plan_under_their_full_names() -> None:
         "preflight/backup": CheckQuery("SELECT 1", "Rows"),
         f"stages/{stage.name}/backup": CheckQuery("SELECT 2", None),
     }
-    assert (stage.blockers, found.plan.notices, found.plan.preflight_blockers) == ((), (), ())
+    assert (stage.blockers, found.plan.notices) == ((), ())
 
 
 @pytest.mark.parametrize(

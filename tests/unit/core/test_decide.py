@@ -169,9 +169,6 @@ TROUBLE = Trouble("InvalidPlan", "the plan names no metric")
         ),
         pytest.param(view(BLOCKED, looks=[GOOD] * BAKED), Verb.HOLD, Phase.HELD, "NotInEffect", id="an approval"),
         pytest.param(
-            view(plan(preflight_blockers=("preflight",)), -1), Verb.HOLD, Phase.PREFLIGHT, "NotInEffect", id="preflight"
-        ),
-        pytest.param(
             view(CLOSED, looks=[GOOD] * BAKED),
             Verb.WAIT,
             Phase.AWAITING_WINDOW,

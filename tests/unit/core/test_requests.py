@@ -396,6 +396,12 @@ def passed(
         pytest.param(None, "CheckUnanswered", "is being asked", id="not asked yet"),
         pytest.param(passed(BACKUP, None, "it is away"), "CheckUnanswered", "not be asked: it is away", id="away"),
         pytest.param(passed(BACKUP, passed_=False, message="no row"), "CheckFailed", "no row", id="failed"),
+        pytest.param(
+            replace(passed(BACKUP, None, "Job a runs"), running=True),
+            "CheckUnanswered",
+            f"{BACKUP.key}: Job",
+            id="runs",
+        ),
         pytest.param(passed(BACKUP, age=minutes(1)), "CheckUnanswered", "is being asked", id="too old"),
         pytest.param(passed(BACKUP, age=-minutes(1)), "CheckUnanswered", "is being asked", id="of the future"),
         pytest.param(passed(BACKUP), "StageEntered", "", id="passed"),
@@ -415,7 +421,7 @@ def test_preflight(answer: CheckAnswer | None, reason: str, words: str) -> None:
     assert not violations(seen, decision)
 
 
-def test_when_the_database_is_asked() -> None:
+def test_when_a_check_is_asked() -> None:
     start = view(-1)
     assert to_ask(start, decide(start)) == (BACKUP.key,)
     young, old = passed(BACKUP), passed(BACKUP, age=timedelta(seconds=30))
@@ -424,6 +430,8 @@ def test_when_the_database_is_asked() -> None:
     failed = passed(BACKUP, passed_=False, age=timedelta(seconds=10))
     assert to_ask(replace(start, checks={BACKUP.key: failed}), decide(start)) == (BACKUP.key,)
     assert to_ask(replace(start, trouble=TROUBLE), decide(start)) == ()
+    for standing in (replace(start, suspended=True), view(-1, people=PAUSED)):
+        assert to_ask(standing, decide(standing)) == (), "nothing is begun while it is paused"
     of = plan(PLAN.stages[0], stage("half", ("bell", 50), checks=(Check("stages/half/db"),)))
     baking, promoted = view(0, of=of), view(0, of=of, people=_promoted())
     assert to_ask(baking, decide(baking)) == (), "not for weeks of a bake"

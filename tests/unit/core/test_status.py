@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from feature_rollout.api.status import FeatureRolloutStatus
+from feature_rollout.core.checks import Check
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import Exposure
@@ -57,6 +58,7 @@ from support.fakes import (
 GOOD: dict[str, Any] = {"events": 0.0, "units": 1000.0}
 PLAN = plan()
 BREACH = Breach(Severity.HIGH, "errors", "errors above 1%", "20%", "1%", 5.0, T0, minutes(5), "DisableFlags")
+PREFLIGHT = replace(PLAN, preflight=(Check("preflight/a", "Somebody is there."),))
 LATCH = Latch(BREACH, "ten", PLAN.spec_hash, T0 + seconds(42))
 TROUBLE = Trouble("StoreUnreachable", "The database does not answer.", stalled=False)
 
@@ -87,7 +89,7 @@ def condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 SITUATIONS = [
     pytest.param(view(index=-1, looks=[]), "Pending", "False", "True", "False", id="the first looks are under way"),
-    pytest.param(view(plan(preflight_blockers=("x",)), -1), "Preflight", "False", "False", "True", id="a preflight"),
+    pytest.param(view(PREFLIGHT, -1), "Preflight", "True", "False", "False", id="a preflight"),
     pytest.param(view(), "Baking", "True", "False", "False", id="baking: a long rollout does not keep a sync waiting"),
     pytest.param(
         view(
