@@ -45,7 +45,7 @@ class JobManifest:
 
 
 def parse(text: str, namespace: str) -> JobManifest:
-    """The manifest for a rollout of this namespace. Raises InvalidJob."""
+    """The manifest for a rollout of this namespace, which is empty where nobody knows it yet. Raises InvalidJob."""
     job = _document(text)
     kind = (job.get("apiVersion"), job.get("kind"))
     if kind != (API_VERSION, "Job"):
@@ -92,7 +92,7 @@ def _metadata_problems(metadata: Mapping[str, Any], namespace: str) -> Iterator[
     name, where = metadata.get("name") or "", metadata.get("namespace") or namespace
     if name and not (isinstance(name, str) and len(name) <= _NAME_CHARACTERS_MAX and _NAME.fullmatch(name)):
         yield f"metadata.name: {_shown(name)}: write at most 63 of a-z, 0-9 and -, with a letter or digit at both ends"
-    if where != namespace:
+    if namespace and where != namespace:
         yield f"metadata.namespace: {_shown(where)}: a Job runs in the rollout's namespace, {namespace}: remove it"
 
 

@@ -6,16 +6,18 @@ as somebody may think, notes are fields that this version does not act on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from feature_rollout.api.base import InvalidObject, Resource
-from feature_rollout.api.featurerollout import FeatureRollout
+from feature_rollout.api.featurerollout import FeatureRollout, FeatureRolloutSpec
 from feature_rollout.api.flagstore import FlagStore
 from feature_rollout.api.invalid import InvalidPlan
+from feature_rollout.api.jobs import InvalidJob
+from feature_rollout.api.jobs import parse as parse_job
 from feature_rollout.api.kinds import is_ours, parse
 from feature_rollout.api.manifests import Document
 from feature_rollout.api.metricprovider import MetricProvider
@@ -24,6 +26,7 @@ from feature_rollout.api.resolve import references, resolve
 from feature_rollout.api.resolve_metrics import not_allowed, placeholder_problems
 from feature_rollout.api.rollbackmatrix import Clause, RollbackMatrix, RollbackMatrixSpec, Row
 from feature_rollout.api.rolloutaction import RolloutAction
+from feature_rollout.api.values import ConfigMapSource, KeyReference
 from feature_rollout.core.evidence import RUN_LOOKS_MIN
 from feature_rollout.core.exposure import NONE, Exposure
 from feature_rollout.core.plan import MetricType, Plan
@@ -56,6 +59,8 @@ class _Manifests:
     objects: dict[tuple[type[Resource], str, str], tuple[Resource, str]] = field(default_factory=dict)
     # Named by something and there, but refused: no second error for who names it.
     broken: set[tuple[str, str, str]] = field(default_factory=set)
+    # The data of ConfigMaps, by namespace and name.
+    config_maps: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
         found = self.objects.get((kind, namespace, name))
@@ -74,6 +79,8 @@ def lint(documents: Sequence[Document]) -> list[Finding]:
     for document in documents:
         if is_ours(document.manifest):
             findings += _add(manifests, document)
+        elif document.manifest.get("kind") == "ConfigMap":
+            _add_config_map(manifests, document.manifest)
     for template, where in manifests.of(MetricTemplate):
         findings += _lint_template(manifests, template.spec, template.metadata.namespace, where, "spec")
     for rollout, where in manifests.of(FeatureRollout):
@@ -131,6 +138,14 @@ def _add(manifests: _Manifests, document: Document) -> Iterator[Finding]:
         yield Finding(Level.WARNING, str(document), text)
 
 
+def _add_config_map(manifests: _Manifests, manifest: Mapping[str, Any]) -> None:
+    """Not of our group, so no word on what is wrong in it but what a rollout needs of it."""
+    metadata, data = manifest.get("metadata"), manifest.get("data")
+    if isinstance(metadata, dict):
+        key = str(metadata.get("namespace", "")), str(metadata.get("name"))
+        manifests.config_maps[key] = data if isinstance(data, dict) else {}
+
+
 def _nulls(value: object, path: str) -> Iterator[str]:
     """`groups:` with nothing behind it means no change, and not everyone as somebody may think."""
     if value is None:
@@ -185,6 +200,8 @@ def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) ->
         if metric.template is not None:
             yield from _lint_template(manifests, metric.template, namespace, where, f"{path}.template")
     yield from missing
+    for path, job in _jobs(rollout.spec):
+        yield from _lint_job(manifests, job.config_map_key_ref, namespace, where, path)
     matrix, templates = _referenced(manifests, rollout)
     if len(templates) < len(named.templates) or (named.matrix is not None and matrix is None):
         return
@@ -199,6 +216,33 @@ def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) ->
     texts = [*_matrix_warnings(rollout, plan, guards, matrix_path), *_lowered_flags(plan)]
     yield from (Finding(Level.WARNING, where, text) for text in texts)
     yield from (Finding(Level.NOTE, where, f"{notice.path}: {notice.consequence}") for notice in plan.notices)
+
+
+def _jobs(spec: FeatureRolloutSpec) -> Iterator[tuple[str, ConfigMapSource]]:
+    """Each check's Job and its path."""
+    groups = [("spec.preflight", spec.preflight)]
+    groups += [(f"spec.stages[{index}].checks", stage.checks) for index, stage in enumerate(spec.stages)]
+    for path, checks in groups:
+        yield from ((f"{path}[{i}].job", check.job) for i, check in enumerate(checks) if check.job is not None)
+
+
+def _lint_job(
+    manifests: _Manifests, reference: KeyReference, namespace: str, where: str, path: str
+) -> Iterator[Finding]:
+    data = manifests.config_maps.get((namespace, reference.name))
+    if data is None:
+        text = f"{path}: there is no ConfigMap {reference.name} in these files: is it in the cluster?"
+        yield Finding(Level.WARNING, where, text)
+        return
+    place = f"{path}: ConfigMap {reference.name} {reference.key}"
+    given = data.get(reference.key)
+    if not isinstance(given, str) or not given:
+        yield Finding(Level.ERROR, where, f"{place}: no text is under this key: add it or correct the key")
+        return
+    try:
+        parse_job(given, namespace)
+    except InvalidJob as error:
+        yield Finding(Level.ERROR, where, f"{place}: {error}")
 
 
 def _referenced(

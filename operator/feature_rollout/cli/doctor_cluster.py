@@ -11,7 +11,7 @@ from feature_rollout.api.crd import crd
 from feature_rollout.demo import stage
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
-from feature_rollout.kube.resources import GROUP, RESOURCES, STORES
+from feature_rollout.kube.resources import GROUP, RESOURCES, ROLLOUTS, STORES
 from feature_rollout.store.doctor import Finding, Result
 
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
@@ -39,10 +39,14 @@ async def examine(api: Api, namespace: str, operator: str | None) -> list[Findin
     """
     findings = [await _crds(api)]
     if findings[0].result is not Result.ERROR:
-        stores = await api.request("GET", f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/{STORES}")
-        references = sorted({found for store in stores["items"] for found in _references(store)})
+        stores, _ = await api.list(STORES, namespace)
+        rollouts, _ = await api.list(ROLLOUTS, namespace)
+        manifests = {found for rollout in rollouts for found in _job_manifests(rollout)}
+        references = sorted({found for store in stores for found in _references(store)} | manifests)
         findings += [await _exists(api, namespace, *reference) for reference in references]
-        findings += [await _rights(api, namespace, operator, references)]
+        # What only some rollouts need is asked for where it is needed.
+        without = ["secrets", "configmaps"] if manifests else ["secrets", "configmaps", "jobs"]
+        findings += [await _rights(api, namespace, operator, references, without)]
     return [*findings, await _policies(api)]
 
 
@@ -75,6 +79,16 @@ def _references(store: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
                 yield resource, found["name"], found["key"]
 
 
+def _job_manifests(rollout: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
+    """Resource, name and key of every Job's manifest that a FeatureRollout names."""
+    spec = rollout["spec"]
+    in_stages = (check for one in spec["stages"] for check in one.get("checks", ()))
+    for check in (*spec.get("preflight", ()), *in_stages):
+        if "job" in check:
+            reference = check["job"]["configMapKeyRef"]
+            yield "configmaps", reference["name"], reference["key"]
+
+
 async def _exists(api: Api, namespace: str, resource: str, name: str, key: str) -> Finding:
     check = f"cluster: {resource}/{name} {key}"
     try:
@@ -88,15 +102,17 @@ async def _exists(api: Api, namespace: str, resource: str, name: str, key: str) 
     return Finding(check, Result.OK, "is there")
 
 
-async def _rights(api: Api, namespace: str, operator: str | None, references: list[tuple[str, str, str]]) -> Finding:
-    """What the operator's rules grant, asked one by one of who it runs as."""
+async def _rights(
+    api: Api, namespace: str, operator: str | None, references: list[tuple[str, str, str]], without: list[str]
+) -> Finding:
+    """What the operator's rules grant, asked one by one of who it runs as; `without` are resources to leave out."""
     whose = operator or "you"
     check = f"cluster: rights of {whose}"
     wanted = [_Right(namespace, "", resource, name, "get") for resource, name, _ in references]
     for manifest in yaml.safe_load_all(stage.rbac(namespace, namespace, "")):
         where = namespace if manifest["kind"] == "Role" else ""
         for rule in manifest.get("rules") or ():
-            if rule["resources"] != ["secrets"]:
+            if rule["resources"][0] not in without:
                 names = rule.get("resourceNames") or [""]
                 wanted += [
                     _Right(where, group, resource, name, verb)

@@ -173,11 +173,13 @@ def _guard(resolved: Resolved, row: Row, clause: Clause, units: Mapping[str, flo
 
 
 def _needed(resolved: Resolved) -> Iterator[str]:
-    """What waits for people."""
+    """What waits for people, and for Jobs."""
     spec = resolved.rollout.spec
     for check in spec.preflight:
         if check.confirm is not None:
             yield f"before the first stage somebody must confirm {check.name}: {check.confirm}"
+        if check.job is not None:
+            yield f"before the first stage the Job of {check.name} must complete"
     for stage in spec.stages:
         if stage.approval is not None:
             people = "person" if stage.approval.required == 1 else "people"

@@ -23,6 +23,7 @@ from feature_rollout.api.lint import Level, lint
 from feature_rollout.api.manifests import Document
 from feature_rollout.cli.lint import command
 from unit.api.cases import Change, both, drop, manifest, put
+from unit.api.test_jobs import text as job_text
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -300,3 +301,39 @@ def test_a_folder_without_manifests_is_a_mistake(tmp_path: Path) -> None:
     result = run(tmp_path)
     assert result.exit_code == 2
     assert f"{tmp_path} has no *.yaml and no *.yml" in result.stderr
+
+
+def config_map(data: object, **metadata: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jobs", **metadata}, "data": data}
+
+
+WITH_JOBS = changed(
+    "FeatureRollout",
+    put("preflight", [{"name": "a", "job": {"configMapKeyRef": {"name": "jobs", "key": "a.yaml"}}}]),
+    put("stages.0.checks", [{"name": "b", "job": {"configMapKeyRef": {"name": "jobs", "key": "b.yaml"}}}]),
+)
+
+
+def test_jobs_in_a_config_map_of_the_files_are_read() -> None:
+    good = config_map({"a.yaml": job_text(), "b.yaml": job_text()})
+    assert found(STORE, WITH_JOBS, good, level=Level.ERROR) == []
+    assert not [text for text in found(STORE, WITH_JOBS, good, level=Level.WARNING) if "job" in text]
+    bad = config_map({"a.yaml": job_text(kind="Pod")})
+    assert found(STORE, WITH_JOBS, bad, level=Level.ERROR) == [
+        'spec.preflight[0].job: ConfigMap jobs a.yaml: apiVersion, kind: "batch/v1", "Pod": write batch/v1, Job',
+        "spec.stages[0].checks[0].job: ConfigMap jobs b.yaml: no text is under this key: add it or correct the key",
+    ]
+    assert len(found(STORE, WITH_JOBS, config_map(None), level=Level.ERROR)) == 2
+    placed = job_text(metadata={"namespace": "shop"})
+    anywhere = config_map({"a.yaml": placed, "b.yaml": placed})
+    assert found(STORE, WITH_JOBS, anywhere, level=Level.ERROR) == [], "the rollout's namespace is not known here"
+
+
+@pytest.mark.parametrize("others", [[], [config_map({}, namespace="other")]])
+def test_jobs_elsewhere_are_warned_of(others: list[dict[str, Any]]) -> None:
+    assert found(STORE, WITH_JOBS, *others, level=Level.ERROR) == []
+    warned = [text for text in found(STORE, WITH_JOBS, *others, level=Level.WARNING) if "job" in text]
+    assert warned == [
+        f"{path}: there is no ConfigMap jobs in these files: is it in the cluster?"
+        for path in ("spec.preflight[0].job", "spec.stages[0].checks[0].job")
+    ]
