@@ -4,6 +4,7 @@ from typing import Any
 
 API_VERSION = "featurerollout.dev/v1alpha1"
 PLURALS = {
+    "ConfigMap": "configmaps",
     "FeatureRollout": "featurerollouts",
     "FlagStore": "flagstores",
     "MetricProvider": "metricproviders",

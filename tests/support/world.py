@@ -155,6 +155,12 @@ class World:
         """What a RolloutAction's status says."""
         return (self.get("RolloutAction", name) or {}).get("status") or {}
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every Job of the namespace, oldest first."""
+        status, answer = self.cluster.request("GET", f"/apis/batch/v1/namespaces/{self.namespace}/jobs")
+        assert status == HTTPStatus.OK, answer
+        return sorted(answer["items"], key=lambda job: job["metadata"]["creationTimestamp"])
+
     def wait_answer(self, name: str, phase: str, reason: str, timeout_s: float = 30.0) -> Any:
         """Until an action's status says so; return it."""
 
@@ -296,7 +302,7 @@ class World:
         return json.dumps([self.cluster.request("GET", path)[1] for path in paths])
 
     def path(self, kind: str, name: str | None = None) -> str:
-        group = "/api/v1" if kind == "Secret" else "/apis/featurerollout.dev/v1alpha1"
+        group = "/api/v1" if kind in ("ConfigMap", "Secret") else "/apis/featurerollout.dev/v1alpha1"
         where = "" if kind == "MetricProvider" else f"/namespaces/{self.namespace}"
         return f"{group}{where}/{PLURALS[kind]}" + (f"/{name}" if name else "")
 
