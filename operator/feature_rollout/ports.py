@@ -49,7 +49,8 @@ class Claim:
     """Who opens a ledger row, and for which flags.
 
     `adopt` is a person's word that it may be an earlier rollout's, of another plan; it is
-    recorded when it was needed.
+    recorded when it was needed. `made_of` is what the plan was made of, as JSON, to be
+    kept for a start with a broken manifest; None leaves what is kept.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Claim:
     plan_hash: str
     on_delete: OnDelete
     adopt: Answered | None = field(default=None, compare=False)
+    made_of: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

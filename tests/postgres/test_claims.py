@@ -258,3 +258,26 @@ async def test_open_works_before_the_flag_table_exists(world: World) -> None:
     world.database.execute("ALTER TABLE later RENAME TO feature_flags")
     await world.raised(ledger, alpha=everyone(5))
     assert world.row("beta") == OFF
+
+
+async def test_what_the_last_good_plan_was_made_of_is_kept_for_its_object_alone(world: World) -> None:
+    made_of = {"rollout": {"spec": {"bake": 0.5}}, "matrix": None}
+    assert await world.store.last_plan(KEY, "uid-1") is None
+    await world.store.open(replace(claim(), made_of=made_of))
+    assert await world.store.last_plan(KEY, "uid-1") == made_of
+    assert await world.store.last_plan(KEY, "uid-2") is None
+    assert await world.store.last_plan(OTHER_KEY, "uid-1") is None
+    await world.store.release(lowering([]), "uid-1")
+    assert await world.store.last_plan(KEY, "uid-1") is None
+
+
+async def test_a_kept_plan_is_written_when_it_changes_and_only_then(world: World) -> None:
+    await world.store.open(replace(claim(), made_of={"a": 1}))
+    version = "SELECT xmin::text FROM feature_rollout.plan"
+    first = world.database.query(version)
+    await world.store.open(replace(claim(), made_of={"a": 1}))
+    await world.store.open(claim())
+    assert world.database.query(version) == first
+    await world.store.open(replace(claim(), made_of={"a": 2}))
+    assert world.database.query(version) != first
+    assert await world.store.last_plan(KEY, "uid-1") == {"a": 2}

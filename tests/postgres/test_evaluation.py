@@ -233,7 +233,7 @@ def test_it_takes_the_right_to_read_four_columns_and_no_more(world: World, servi
     role = service.info.user
     world.database.execute(f"GRANT SELECT (name, enabled, rollout_percentage, user_groups) ON feature_flags TO {role}")
     assert ask(service)
-    for table in ("ledger", "ownership", "audit", "evidence", "migration"):
+    for table in ("ledger", "plan", "ownership", "audit", "evidence", "migration"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             service.execute(f"SELECT FROM feature_rollout.{table}")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):

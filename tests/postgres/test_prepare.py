@@ -298,6 +298,7 @@ def test_the_writer_group_may_do_exactly_what_is_needed(world: World) -> None:
         "migration": "SELECT",
         "ledger": "INSERT,SELECT,UPDATE",
         "ownership": "INSERT,SELECT,UPDATE",
+        "plan": "INSERT,SELECT,UPDATE",
         "audit": "INSERT,SELECT",
         "outbox": "DELETE,INSERT,SELECT",
         "action": "INSERT,SELECT",

@@ -107,7 +107,7 @@ class World:
         """All rows of all tables, to see that nothing was written."""
         tables = (
             "public.feature_flags",
-            *(f"feature_rollout.{t}" for t in ("ledger", "ownership", "audit", "action", "evidence")),
+            *(f"feature_rollout.{t}" for t in ("ledger", "plan", "ownership", "audit", "action", "evidence")),
         )
         return json.dumps({t: self.database.query(f"SELECT t::text FROM {t} t ORDER BY 1") for t in tables})
 

@@ -136,7 +136,16 @@ class Gatherer:
     async def _opened(self, target: Target, session: Session, plan: Plan, store: FlagStore) -> Problem | None:
         """Open the ledger row unless that was done for just this; what kept it from being opened."""
         adopt = adoption(_unanswered(target, session.recorded), plan.plan_hash, self._clock.now())
-        claim = Claim(target.key, target.uid, plan.flags, plan.spec_hash, plan.plan_hash, plan.on_delete, adopt)
+        claim = Claim(
+            target.key,
+            target.uid,
+            plan.flags,
+            plan.spec_hash,
+            plan.plan_hash,
+            plan.on_delete,
+            adopt,
+            target.made_of,
+        )
         if session.claim == claim and session.store is store:
             return None
         try:

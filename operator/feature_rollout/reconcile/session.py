@@ -24,8 +24,9 @@ from feature_rollout.reconcile.recall import Recall
 class Target:
     """One rollout with its references followed, as the runtime found it.
 
-    `plan` is None when the manifest cannot be followed, and then `trouble` says why.
+    `plan` is the last good one, or None, when the manifest cannot be followed; then `trouble` says why.
     `store` is None when there is no usable FlagStore; `store_trouble` says why.
+    `made_of` is what `plan` was made of, as JSON, where the manifest itself is good.
     `requests` are the RolloutActions whose status does not say yet what became of them.
     """
 
@@ -41,6 +42,7 @@ class Target:
     on_drift: OnDrift = OnDrift.RESPECT
     checks: CheckSource | None = None
     requests: tuple[Request, ...] = ()
+    made_of: Mapping[str, Any] | None = None
 
     @property
     def uid(self) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from feature_rollout.api import reasons as api_reasons
 from feature_rollout.api.base import InvalidObject
 from feature_rollout.api.featurerollout import FeatureRollout
-from feature_rollout.api.flagstore import FlagStore
 from feature_rollout.api.invalid import InvalidPlan
-from feature_rollout.api.metricprovider import MetricProvider
-from feature_rollout.api.metrictemplate import MetricTemplate
-from feature_rollout.api.resolve import Resolved, references, resolve
-from feature_rollout.api.rollbackmatrix import RollbackMatrix
+from feature_rollout.api.parts import Parts
+from feature_rollout.api.resolve import Resolved, references
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decision import Trouble
@@ -34,8 +33,11 @@ from feature_rollout.reconcile import Target
 from feature_rollout.runtime import inventory
 from feature_rollout.runtime.actions import Actions
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, Reference, RolloutKey, version_of
+from feature_rollout.runtime.logs import report
 from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.stores import Handle, Stores
+
+log = logging.getLogger(__name__)
 
 NOT_FOUND = frozenset(
     {
@@ -52,11 +54,22 @@ GRACE_S = 3.0
 LOOK_UP_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A plan that could be resolved, what it was made of as JSON, and the uid of the object whose plan it is."""
+
+    uid: str
+    resolved: Resolved
+    made_of: Mapping[str, Any]
+
+
 class Targets:
     """Follows references through the inventory; asks the API server for what is not there, and for Secrets.
 
-    A plan is resolved once per version of the objects that it is made of. `wake(key)` is
-    called when what a rollout misses was found after all.
+    A plan is resolved once per version of the objects that it is made of. While they make
+    none, the last good one stays, so that its guards go on: the one that this process knew,
+    or after a start the one that the database has kept. `wake(key)` is called when what a
+    rollout misses was found after all.
     """
 
     def __init__(
@@ -78,7 +91,8 @@ class Targets:
         self._inventory = inventory
         self._stores = stores
         self._actions = actions
-        self._resolved: dict[RolloutKey, tuple[object, Resolved | Trouble]] = {}
+        self._resolved: dict[RolloutKey, tuple[object, Good | Trouble]] = {}
+        self._good: dict[RolloutKey, Good] = {}
         self._missing_since_s: dict[RolloutKey, float] = {}
 
     async def target(self, key: RolloutKey) -> Target | None:
@@ -86,21 +100,25 @@ class Targets:
         rollout = self._inventory.get(ROLLOUTS, *key)
         if rollout is None:
             self._resolved.pop(key, None)
+            self._good.pop(key, None)
             self._missing_since_s.pop(key, None)
             return None
         await self._look_up_missing(self._references(key[0], rollout))
-        resolved = self._resolve(key, rollout)
-        trouble = resolved if isinstance(resolved, Trouble) else None
-        plan = None if isinstance(resolved, Trouble) else resolved.plan
+        trouble = self._resolve(key, rollout)
         spec = rollout.get("spec") or {}
         handle, store_trouble = await self._handle(key[0], spec)
-        source, checks, missing = self._sources(rollout, handle, resolved)
+        told = self._patient(key, store_trouble or trouble)
+        good = self._good.get(key)
+        if good is None and handle is not None and told is not None and told.reason != reasons.PENDING:
+            good = await self._kept(key, rollout, handle)
+        source, checks, missing = self._sources(rollout, handle, good.resolved if good is not None else None)
         return Target(
             rollout=rollout,
-            key=f"{self._cluster}/{key[0]}/{key[1]}",
+            key=self._ledger_key(key),
             on_delete=_on_delete(spec),
-            plan=plan,
-            trouble=self._patient(key, store_trouble or missing or trouble),
+            plan=good.resolved.plan if good is not None else None,
+            made_of=good.made_of if good is not None else None,
+            trouble=told or missing,
             suspended=bool(spec.get("suspend")),
             hold_at=spec.get("holdAt"),
             store=handle.store if handle is not None else None,
@@ -114,10 +132,9 @@ class Targets:
         """The rollouts on a FlagStore whose plan names this flag."""
         return [
             key
-            for key, (_, resolved) in self._resolved.items()
-            if isinstance(resolved, Resolved)
-            and (key[0], resolved.store_name) == store
-            and any(flag in stage.flags for stage in resolved.plan.stages)
+            for key, good in self._good.items()
+            if (key[0], good.resolved.store_name) == store
+            and any(flag in stage.flags for stage in good.resolved.plan.stages)
         ]
 
     def _patient(self, key: RolloutKey, trouble: Trouble | None) -> Trouble | None:
@@ -169,38 +186,65 @@ class Targets:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def _resolve(self, key: RolloutKey, rollout: Mapping[str, Any]) -> Resolved | Trouble:
+    def _resolve(self, key: RolloutKey, rollout: Mapping[str, Any]) -> Trouble | None:
+        """Resolve the plan, unless that was done of just these objects; why there is none."""
         objects = [self._inventory.get(*reference) for reference in self._references(key[0], rollout)]
         # A status write changes an object's version, but not its generation.
         made_of = tuple(_generation(obj) for obj in (rollout, *objects))
         known = self._resolved.get(key)
         if known is None or known[0] != made_of:
             self._resolved[key] = known = (made_of, self._resolved_anew(rollout, key[0]))
+        if isinstance(known[1], Good):
+            self._good[key] = known[1]
+            return None
+        if key in self._good and self._good[key].uid != version_of(rollout).uid:
+            del self._good[key]
         return known[1]
 
-    def _resolved_anew(self, rollout: Mapping[str, Any], namespace: str) -> Resolved | Trouble:
+    def _resolved_anew(self, rollout: Mapping[str, Any], namespace: str) -> Good | Trouble:
         try:
-            parsed = FeatureRollout.parse(rollout)
-            named = references(parsed)
-            matrix = self._inventory.get(MATRICES, namespace, named.matrix) if named.matrix else None
-            found = {name: self._inventory.get(TEMPLATES, namespace, name) for name in named.templates}
-            store = self._inventory.get(STORES, namespace, named.store)
-            providers = [
-                obj
-                for kind, *key in self._references(namespace, rollout)
-                if kind == PROVIDERS and (obj := self._inventory.get(kind, *key)) is not None
-            ]
-            return resolve(
-                parsed,
-                matrix=RollbackMatrix.parse(matrix) if matrix is not None else None,
-                templates={name: MetricTemplate.parse(obj) for name, obj in found.items() if obj is not None},
-                store=FlagStore.parse(store) if store is not None else None,
-                providers={obj["metadata"]["name"]: MetricProvider.parse(obj) for obj in providers},
-            )
+            parts = self._parts(rollout, namespace)
+            return Good(version_of(rollout).uid, parts.resolve(), parts.to_json())
         except InvalidPlan as error:
             return Trouble(error.reason, error.message)
         except InvalidObject as error:
             return Trouble(reasons.INVALID_PLAN, str(error))
+
+    def _parts(self, rollout: Mapping[str, Any], namespace: str) -> Parts:
+        """What is there of all that the rollout names. Raises InvalidObject for one that says not what it names."""
+        named = references(FeatureRollout.parse(rollout))
+        found = {name: self._inventory.get(TEMPLATES, namespace, name) for name in named.templates}
+        providers = [
+            obj
+            for kind, *key in self._references(namespace, rollout)
+            if kind == PROVIDERS and (obj := self._inventory.get(kind, *key)) is not None
+        ]
+        return Parts(
+            rollout=rollout,
+            matrix=self._inventory.get(MATRICES, namespace, named.matrix) if named.matrix else None,
+            store=self._inventory.get(STORES, namespace, named.store),
+            templates={name: obj for name, obj in found.items() if obj is not None},
+            providers={obj["metadata"]["name"]: obj for obj in providers},
+        )
+
+    async def _kept(self, key: RolloutKey, rollout: Mapping[str, Any], handle: Handle) -> Good | None:
+        """The plan that the database has kept of this object; None when there is none, or it cannot be read now."""
+        uid = version_of(rollout).uid
+        try:
+            made_of = await handle.store.last_plan(self._ledger_key(key), uid)
+            if made_of is None:
+                return None
+            good = Good(uid, Parts.from_json(made_of).resolve(), made_of)
+        except Problem:
+            # It is told of anyway, and the next reconcile asks again.
+            return None
+        except (InvalidObject, InvalidPlan, LookupError, TypeError, AttributeError) as error:
+            report(log, "the plan that was kept cannot be read", error, rollout=self._ledger_key(key))
+            return None
+        return self._good.setdefault(key, good)
+
+    def _ledger_key(self, key: RolloutKey) -> str:
+        return f"{self._cluster}/{key[0]}/{key[1]}"
 
     async def _handle(self, namespace: str, spec: Mapping[str, Any]) -> tuple[Handle | None, Trouble | None]:
         """The open FlagStore, or why there is none."""
@@ -217,10 +261,10 @@ class Targets:
             return None, Trouble(problem.reason, problem.message, problem.stalled)
 
     def _sources(
-        self, rollout: Mapping[str, Any], handle: Handle | None, resolved: Resolved | Trouble
+        self, rollout: Mapping[str, Any], handle: Handle | None, resolved: Resolved | None
     ) -> tuple[MetricSource | None, CheckSource | None, Trouble | None]:
         """Who answers the rollout's metrics and its checks."""
-        if handle is None or isinstance(resolved, Trouble):
+        if handle is None or resolved is None:
             return None, None, None
         if handle.reader is None and (resolved.queries or resolved.checks):
             message = (

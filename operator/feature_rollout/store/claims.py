@@ -34,6 +34,7 @@ async def open_ledger(connection: Connection, table: TableMapping, claim: Claim)
     opened = replace(begun, epoch=max(found.ledger.epoch, claimed.epoch) + 1)
     await ledger.store(connection, opened)
     await ledger.reopen(connection, claim)
+    await ledger.keep_plan(connection, claim)
     await ownership.set_epoch(connection, claim.key, opened.epoch)
     return opened
 

@@ -112,6 +112,29 @@ async def close(connection: Connection, key: str) -> None:
     )
 
 
+async def keep_plan(connection: Connection, claim: Claim) -> None:
+    """Keep what the claim's plan was made of; nothing is written when it is kept already."""
+    if claim.made_of is None:
+        return
+    await connection.execute(
+        "INSERT INTO feature_rollout.plan AS p (key, uid, made_of) VALUES (%s, %s, %s) "
+        "ON CONFLICT (key) DO UPDATE SET uid = EXCLUDED.uid, made_of = EXCLUDED.made_of, "
+        "updated_at = clock_timestamp() WHERE (p.uid, p.made_of) IS DISTINCT FROM (EXCLUDED.uid, EXCLUDED.made_of)",
+        (claim.key, claim.uid, jsonb(claim.made_of)),
+    )
+
+
+async def last_plan(connection: Connection, key: str, uid: str) -> Mapping[str, Any] | None:
+    """What the last good plan of that object was made of; None when it is not the one that holds the ledger row."""
+    cursor = await connection.execute(
+        "SELECT p.made_of FROM feature_rollout.plan p JOIN feature_rollout.ledger l USING (key, uid) "
+        "WHERE key = %s AND uid = %s AND l.closed_at IS NULL",
+        (key, uid),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
 async def evidence(connection: Connection, key: str) -> tuple[int, Mapping[str, Any]] | None:
     cursor = await connection.execute("SELECT attempt, state FROM feature_rollout.evidence WHERE key = %s", (key,))
     row = await cursor.fetchone()

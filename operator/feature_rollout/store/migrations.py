@@ -42,6 +42,7 @@ _NEEDED: Final = {
     "migration": ("SELECT",),
     "ledger": ("SELECT", "INSERT", "UPDATE"),
     "ownership": ("SELECT", "INSERT", "UPDATE"),
+    "plan": ("SELECT", "INSERT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
     "outbox": ("SELECT", "INSERT", "DELETE"),
     "action": ("SELECT", "INSERT"),

@@ -142,6 +142,10 @@ class PostgresFlagStore:
     async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
         return await self._run(lambda connection: ledger.evidence(connection, key), read_only=True)
 
+    async def last_plan(self, key: str, uid: str) -> Mapping[str, Any] | None:
+        """What the last good plan of this object was made of; None unless it holds the ledger row."""
+        return await self._run(lambda connection: ledger.last_plan(connection, key, uid), read_only=True)
+
     async def commit(self, change: Commit) -> Ledger:
         crash = failpoints.RAISE if change.after else failpoints.ANSWER if change.answered else failpoints.LEDGER
         return await self._run(lambda connection: self._commit(connection, change), crash=crash)

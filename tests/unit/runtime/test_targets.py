@@ -5,10 +5,14 @@
 | has what was not seen yet | it is taken at once |
 | hangs | the rollout goes on, and is woken when the answer comes |
 | does not have it | first Pending, then the reason |
+
+What cannot be followed after a start is guarded by the plan that the database has kept.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -153,6 +157,87 @@ async def test_what_is_missing_is_said_after_a_moment(here: Here, monkeypatch: p
     assert found is not None
     assert found.trouble is not None
     assert found.trouble.reason == "ProviderNotFound"
+
+
+class KeptPlans:
+    """A database that keeps what it is given for one uid, or that is away."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self.away = False
+
+    async def last_plan(self, key: str, uid: str) -> Any:
+        assert key == "c/shop/checkout"
+        if self.away:
+            raise Problem("StoreUnreachable", "away", stalled=False)
+        # As it comes back from the database.
+        return json.loads(json.dumps(self.kept.get(uid)))
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> KeptPlans:
+    database = KeptPlans()
+    handle = SimpleNamespace(store=database, reader=object())
+
+    async def opened(*_: object) -> tuple[Any, None]:
+        return handle, None
+
+    monkeypatch.setattr(Targets, "_handle", opened)
+    monkeypatch.setattr(targets, "GRACE_S", 0.0)
+    return database
+
+
+async def test_after_a_start_with_a_broken_manifest_the_kept_plan_guards(here: Here, kept: KeptPlans) -> None:
+    here.have(STORES, "FlagStore")
+    here.have(TEMPLATES, "MetricTemplate", ON_PROMETHEUS)
+    here.have(PROVIDERS, "MetricProvider")
+    await here.targets.target(KEY)
+    good = await here.targets.target(KEY)
+    assert good is not None
+    assert good.plan is not None
+    kept.kept["uid-FeatureRollout"] = good.made_of
+    started = Here()
+    started.have(STORES, "FlagStore")
+    kept.away = True
+    unknown = await started.targets.target(KEY)
+    assert unknown is not None
+    assert (unknown.plan, unknown.source) == (None, None)
+    kept.away = False
+    found = await started.targets.target(KEY)
+    assert found is not None
+    # With the same hashes: what was measured goes on.
+    assert found.plan == good.plan
+    assert found.source is not None
+    assert found.trouble is not None
+    assert found.trouble.reason == "TemplateNotFound"
+    await started.targets.close()
+
+
+@pytest.mark.parametrize("made_of", [{}, {"rollout": {}}, [], {"rollout": None}], ids=str)
+async def test_a_kept_plan_that_cannot_be_read_is_none(here: Here, kept: KeptPlans, made_of: object) -> None:
+    here.have(STORES, "FlagStore")
+    kept.kept["uid-FeatureRollout"] = made_of
+    found = await here.targets.target(KEY)
+    assert found is not None
+    assert found.plan is None
+    assert found.trouble is not None
+    assert found.trouble.reason == "TemplateNotFound"
+
+
+async def test_the_plan_of_a_deleted_object_is_not_that_of_the_next(here: Here, kept: KeptPlans) -> None:
+    here.have(STORES, "FlagStore")
+    here.have(TEMPLATES, "MetricTemplate")
+    good = await here.targets.target(KEY)
+    assert good is not None
+    assert good.plan is not None
+    kept.kept["uid-FeatureRollout"] = good.made_of
+    recreated = seen("FeatureRollout", put("matrix", None))
+    recreated["metadata"] |= {"uid": "another", "resourceVersion": "9"}
+    here.inventory.offer(ROLLOUTS, None, recreated)
+    found = await here.targets.target(KEY)
+    assert found is not None
+    assert found.plan is None
+    assert found.trouble is not None
 
 
 async def _no_trouble(*_: object) -> tuple[None, None]:

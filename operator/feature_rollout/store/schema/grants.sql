@@ -16,7 +16,7 @@ BEGIN
     REVOKE ALL ON ALL TABLES IN SCHEMA feature_rollout FROM PUBLIC, feature_rollout_writer;
     GRANT USAGE ON SCHEMA feature_rollout TO feature_rollout_writer;
     GRANT SELECT ON feature_rollout.migration TO feature_rollout_writer;
-    GRANT SELECT, INSERT, UPDATE ON feature_rollout.ledger, feature_rollout.ownership TO feature_rollout_writer;
+    GRANT SELECT, INSERT, UPDATE ON feature_rollout.ledger, feature_rollout.ownership, feature_rollout.plan TO feature_rollout_writer;
     GRANT SELECT, INSERT ON feature_rollout.audit, feature_rollout.action TO feature_rollout_writer;
     -- Who delivers a row of the outbox deletes it.
     GRANT SELECT, INSERT, DELETE ON feature_rollout.outbox TO feature_rollout_writer;
