@@ -42,7 +42,7 @@ def test_no_traffic_is_no_proof(world: World, operator: Operator) -> None:
     world.apply(store(), rollout(stages=[stage("ten", 10, "3s"), stage("half", 50)]))
     world.wait_row(A, TEN)
     world.traffic.flowing = False
-    world.soon(lambda: world.conditions()["GuardsHealthy"] == ("Unknown", "NoTraffic"), 10.0)
+    world.soon(lambda: world.conditions()["GuardsHealthy"] == ("Unknown", "NoTraffic"), 30.0)
     operator.wait_looks(5, verdict="NoData")
     assert world.row(A) == TEN
     world.traffic.flowing = True

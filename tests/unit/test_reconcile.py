@@ -166,6 +166,25 @@ async def test_no_traffic_waits() -> None:
     assert (world.ledger.stage, world.status["phase"]) == (0, "Held")
 
 
+async def test_data_in_every_second_window_is_no_news() -> None:
+    """Healthy time counts where there was data, so a bake takes twice as long; only stages are news."""
+    world = World(PLAN)
+    nothing: dict[str, Any] = {"events": 0.0, "units": 0.0}
+
+    def every_second(_: str, window: Window) -> dict[str, Any]:
+        return GOOD if (window.start - T0) // (window.end - window.start) % 2 else nothing
+
+    world.source.answer = every_second
+    await world.run(minutes(20))
+    assert world.status["phase"] != "Completed"
+    await world.run(minutes(20))
+    assert world.status["phase"] == "Completed"
+    # Before there was any data at all.
+    assert world.reasons.count("NoTraffic") == 1
+    # The first looks, and at most three for each of the three stages: it began, it waits for data, it ended.
+    assert len(world.objects.statuses) <= 11
+
+
 async def test_without_guards_time_alone_bakes() -> None:
     world = World(plan(rows=(), metrics=()))
     await world.run(timedelta(hours=1))

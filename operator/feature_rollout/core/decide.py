@@ -391,13 +391,30 @@ def _unseen(view: View) -> Decision | None:
 
 def _no_traffic(view: View) -> Decision | None:
     """A stage without data has proved nothing; before the first raise there may be nothing to see yet."""
-    stage = view.stage
-    if stage is None or stage.on_no_traffic is OnNoTraffic.COUNT or view.promotion is not None:
-        return None
     notes = _notes(view, GuardState.NO_DATA)
-    if not notes or (not view.ledger.raised and view.progress.baked >= stage.bake):
+    if not notes or not _needs_data(view):
         return None
     return _hold(Phase.HELD, reasons.NO_TRAFFIC, f"{'; '.join(notes)}: healthy time does not count.", waiting_for=notes)
+
+
+def _needs_data(view: View) -> bool:
+    stage = view.stage
+    if stage is None or stage.on_no_traffic is OnNoTraffic.COUNT or view.promotion is not None:
+        return False
+    return bool(view.ledger.raised) or view.progress.baked < stage.bake
+
+
+def _without_data(view: View) -> Decision | None:
+    """No step is taken on a look that had no data, however short a gap it is.
+
+    It speaks after all that may hold, so that a metric with data in every second window does
+    not change what the rollout is said to wait for with every look.
+    """
+    notes = tuple(dict.fromkeys(guard.note for guard in view.guards if guard.without_data))
+    if not notes or view.stage is None or not _needs_data(view):
+        return None
+    message = f"Stage {view.stage.name} has baked; waits for data: {'; '.join(notes)}."
+    return Decision(Verb.WAIT, Phase.BAKING, reasons.BAKING, message, waiting_for=notes)
 
 
 def _notes(view: View, state: GuardState) -> tuple[str, ...]:
@@ -441,6 +458,9 @@ def _hold_at(view: View) -> Decision | None:
 def _ended(view: View) -> Decision | None:
     if view.next_stage is not None:
         return None
+    waiting = _without_data(view)
+    if waiting is not None:
+        return waiting
     message = "Every stage is in, baked and gated."
     return Decision(Verb.COMPLETE, Phase.COMPLETED, reasons.COMPLETED, message, ledger=steps.completed(view))
 
@@ -573,4 +593,5 @@ CHECKS: tuple[Check, ...] = (
     _next_not_in_effect,
     _not_checked,
     _next_row_missing,
+    _without_data,
 )

@@ -10,7 +10,7 @@ from enum import StrEnum
 from feature_rollout.core.evidence import Evidence
 from feature_rollout.core.exposure import DISABLED, FULL, OFF, Exposure, raises
 from feature_rollout.core.gauge import GaugeRun
-from feature_rollout.core.looks import stale_after
+from feature_rollout.core.looks import Look, stale_after
 from feature_rollout.core.plan import (
     Action,
     ActionType,
@@ -38,7 +38,7 @@ class GuardState(StrEnum):
     INCIDENT = "GlobalIncident"  # conclusive, but the users without the flags see it too
     BREACHED = "Breached"  # conclusive
     UNSEEN = "Unseen"  # not looked at yet in this attempt
-    NO_DATA = "NoData"
+    NO_DATA = "NoData"  # for longer than a sparse metric may have none
     BLIND = "Blind"
 
 
@@ -49,6 +49,7 @@ class Guard:
     `blind_since` is set when its source has failed often enough that this is no hiccup.
     `limit` is the limit in force at the newest look, as people read it: of a clause that is
     relative, what its change comes to, and nothing while there is nothing to compare with.
+    `without_data` is true when the newest look had none, be the state what it may.
     """
 
     row: Row
@@ -60,6 +61,7 @@ class Guard:
     note: str = ""
     blind_since: datetime | None = None
     limit: str = ""
+    without_data: bool = False
 
     @property
     def is_blind(self) -> bool:
@@ -91,9 +93,17 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
     if latest is None or (needs_past(clause) and progress.reference_of(metric) is None):
         what = "the first look at" if latest is None else "the past of"
         return replace(guard, state=GuardState.UNSEEN, note=f"{what} {metric.name}")
-    if not latest.is_measured:
-        return replace(guard, state=GuardState.NO_DATA, note=f"{metric.name} had no data in its newest window")
-    return guard
+    if latest.is_measured:
+        return guard
+    is_dry = _is_dry(metric, latest, progress) and guard.state in (GuardState.QUIET, GuardState.PAST_LIMIT)
+    state = GuardState.NO_DATA if is_dry else guard.state
+    return replace(guard, state=state, note=f"{metric.name} had no data in its newest window", without_data=True)
+
+
+def _is_dry(metric: Metric, latest: Look, progress: Progress) -> bool:
+    """Whether it has had no data for so long, or never, that this is news: some have none in every second window."""
+    data_until = progress.of(metric.name).data_until
+    return data_until is None or latest.window.end - data_until > stale_after(metric)
 
 
 def _limit(clause: Clause, metric: Metric, progress: Progress) -> str:

@@ -47,7 +47,8 @@ class MetricProgress:
 
     `failures` is how many of the newest looks, without a gap, its source has failed to answer; `failing_since` is
     the start of the first of them.
-    `key` is the metric's when it was looked at; `arms` are those of its newest looks.
+    `key` is the metric's when it was looked at; `arms` are those of its newest looks. `data_until` is the end of
+    the newest window that had data.
     """
 
     looked_until: datetime | None = None
@@ -60,6 +61,7 @@ class MetricProgress:
     failing_since: datetime | None = None
     key: str = ""
     arms: tuple[Arms, ...] = ()
+    data_until: datetime | None = None
 
     def observed(self, look: Look, *, healthy: bool, keep_value: bool) -> MetricProgress:
         spans = self.healthy
@@ -80,6 +82,7 @@ class MetricProgress:
             failing_since=(self.failing_since or look.window.start) if look.error is not None else None,
             key=self.key,
             arms=_with_arms(self.arms, look),
+            data_until=look.window.end if measured else self.data_until,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ class MetricProgress:
             "failingSince": self.failing_since.isoformat() if self.failing_since else None,
             "key": self.key,
             "arms": [[*treated, *control] for treated, control in self.arms],
+            "dataUntil": self.data_until.isoformat() if self.data_until else None,
         }
 
     @classmethod
@@ -107,9 +111,10 @@ class MetricProgress:
             healthy=tuple(Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in data["healthy"]),
             failures=data["failures"],
             failing_since=_time(data["failingSince"]),
-            # These two are not there in what an earlier version has stored.
+            # These three are not there in what an earlier version has stored.
             key=data.get("key", ""),
             arms=tuple((Arm(a, b), Arm(c, d)) for a, b, c, d in data.get("arms", ())),
+            data_until=_time(data.get("dataUntil")),
         )
 
 

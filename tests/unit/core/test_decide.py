@@ -147,7 +147,8 @@ TROUBLE = Trouble("InvalidPlan", "the plan names no metric")
         ),
         pytest.param(view(looks=[ERROR]), Verb.HOLD, Phase.HELD, "GuardsBlind", id="a metric cannot be had"),
         pytest.param(view(index=-1, looks=[ERROR]), Verb.HOLD, Phase.HELD, "GuardsBlind", id="not even for the first"),
-        pytest.param(view(looks=[GOOD, EMPTY]), Verb.HOLD, Phase.HELD, "NoTraffic", id="no traffic"),
+        pytest.param(view(looks=[GOOD, *[EMPTY] * 4]), Verb.HOLD, Phase.HELD, "NoTraffic", id="no traffic"),
+        pytest.param(view(looks=[GOOD, EMPTY]), Verb.WAIT, Phase.BAKING, "Baking", id="a window without traffic"),
         pytest.param(
             view(CAREFUL, looks=[{"events": 5.0, "units": 50.0}]), Verb.HOLD, Phase.HELD, "EvidenceAgainst", id="doubt"
         ),
@@ -633,6 +634,16 @@ def test_without_traffic_a_stage_without_flags_and_bake_holds_nothing_up() -> No
     assert decide(view(of, 0, looks=[EMPTY])).verb is Verb.ADVANCE
     soaking = plan(stage("soak"), stage("ten", ("bell", 10)))
     assert decide(view(soaking, 0, looks=[EMPTY])).reason == "NoTraffic"
+
+
+@pytest.mark.parametrize("index", [0, 2], ids=["to the next stage", "to the end"])
+def test_no_step_is_taken_on_a_look_without_data(index: int) -> None:
+    looks = [GOOD] * BAKED
+    assert decide(view(index=index, looks=looks)).verb in (Verb.ADVANCE, Verb.COMPLETE)
+    decision = decide(view(index=index, looks=[*looks, EMPTY]))
+    assert (decision.verb, decision.phase, decision.reason) == (Verb.WAIT, Phase.BAKING, "Baking")
+    assert decision.waiting_for == ("errors had no data in its newest window",)
+    assert decide(view(index=index, looks=[*looks, EMPTY, GOOD])).verb in (Verb.ADVANCE, Verb.COMPLETE)
 
 
 def test_on_no_traffic_count_bakes_without_data() -> None:

@@ -68,6 +68,9 @@ def one(clause: Clause, metric: Metric, **changes: Any) -> Plan:
 
 ERRORS = one(above(), ratio())
 # With one clause the threshold is 20 at the default of 5 %, where holding begins.
+SOME = {"events": 5.0, "units": 50.0}
+# Without data for longer than `stale_after`: four intervals of 30 s.
+DRY: list[dict[str, Any]] = [{}] * 4
 CAREFUL = replace(ERRORS, alpha=0.0001)
 HITS = one(below(), ratio("hits"))
 LATENCY = one(above("latency", "2", persist=Persist(2, 3)), gauge())
@@ -79,11 +82,14 @@ LATENCY = one(above("latency", "2", persist=Persist(2, 3)), gauge())
         pytest.param(ERRORS, [], GuardState.UNSEEN, id="not looked at yet"),
         pytest.param(ERRORS, [GOOD], GuardState.QUIET, id="a healthy look"),
         pytest.param(ERRORS, [{"events": 1.0, "units": 60.0}], GuardState.PAST_LIMIT, id="a look past a small limit"),
-        pytest.param(CAREFUL, [{"events": 5.0, "units": 50.0}], GuardState.HOLDING, id="evidence, and no proof"),
+        pytest.param(CAREFUL, [SOME], GuardState.HOLDING, id="evidence, and no proof"),
         pytest.param(ERRORS, [BAD], GuardState.BREACHED, id="proof in one look, at a stage's start"),
         pytest.param(ERRORS, [GOOD, {"error": "timeout"}], GuardState.BLIND, id="the newest look failed"),
-        pytest.param(ERRORS, [GOOD, {"events": 0.0, "units": 0.0}], GuardState.NO_DATA, id="the newest had no units"),
-        pytest.param(ERRORS, [GOOD, {}], GuardState.NO_DATA, id="the newest had no numbers"),
+        pytest.param(ERRORS, [{"events": 0.0, "units": 0.0}], GuardState.NO_DATA, id="there were never any units"),
+        pytest.param(ERRORS, [GOOD, *DRY], GuardState.NO_DATA, id="no numbers for longer than stale_after"),
+        pytest.param(ERRORS, [GOOD, *DRY[:-1]], GuardState.QUIET, id="no numbers for not so long"),
+        pytest.param(ERRORS, [*DRY, GOOD, {}], GuardState.QUIET, id="no numbers in every second window"),
+        pytest.param(CAREFUL, [SOME, *DRY], GuardState.HOLDING, id="evidence stays where no data takes it away"),
         pytest.param(ERRORS, [BAD, {"error": "timeout"}], GuardState.BREACHED, id="what is proved stays proved"),
         pytest.param(HITS, [{"events": 90.0, "units": 100.0}], GuardState.QUIET, id="below: enough hits"),
         pytest.param(HITS, [{"events": 80.0, "units": 100.0}], GuardState.QUIET, id="below: exactly at the limit"),

@@ -104,7 +104,7 @@ SITUATIONS = [
         id="a gate is not passed",
     ),
     pytest.param(view(looks=[{"error": "timeout"}]), "Held", "False", "False", "False", id="blind"),
-    pytest.param(view(looks=[GOOD, {}]), "Held", "True", "False", "False", id="no traffic"),
+    pytest.param(view(looks=[GOOD, *[{}] * 4]), "Held", "True", "False", "False", id="no traffic"),
     pytest.param(view(suspended=True), "Paused", "True", "False", "False", id="suspended"),
     pytest.param(view(rows={"bell": exposure(99)}), "Paused", "False", "False", "False", id="changed by hand"),
     pytest.param(
