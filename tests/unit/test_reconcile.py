@@ -676,6 +676,39 @@ async def test_progress_that_cannot_be_read_is_begun_anew() -> None:
     assert world.ledger.stage == 1
 
 
+async def test_an_outage_of_the_store_is_logged_when_it_begins_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    world.clock.time += minutes(1)
+    await world.step()
+    await world.step()
+    world.store.down = UNREACHABLE
+    for _ in range(5):
+        await world.reconciler.checkpoint()
+    world.store.down = None
+    await world.reconciler.checkpoint()
+    said = [r.message for r in caplog.records if r.message.startswith("progress")]
+    assert said == [f"progress is not stored: {UNREACHABLE}", "progress is stored again"]
+
+
+async def test_what_a_deleted_rollout_has_measured_is_not_stored() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    await world.reconciler.checkpoint()
+    world.clock.time += minutes(1)
+    await world.step()
+    await world.step()
+    before = dict(world.store.checkpoints)
+    world.store.down = UNREACHABLE
+    world.delete()
+    await world.step()
+    world.store.down = None
+    await world.reconciler.checkpoint()
+    assert world.store.checkpoints == before
+
+
 async def test_a_checkpoint_that_fails_is_made_again() -> None:
     world = World(PLAN)
     await world.run(minutes(1))

@@ -69,6 +69,8 @@ class Reconciler:
         self._gatherer = Gatherer(clock, telemetry, wake)
         self._teller = Teller(objects, clock)
         self._sessions: dict[str, Session] = {}
+        # The stores that did not take the last checkpoint, by id.
+        self._not_storing: set[int] = set()
 
     async def reconcile(self, target: Target) -> timedelta | None:
         """One step. Returns in how long the next is due, or None when there is none."""
@@ -113,7 +115,8 @@ class Reconciler:
         for session in self._sessions.values():
             if session.unsaved and session.store is not None and session.ledger and session.progress:
                 unsaved.setdefault(id(session.store), []).append(session)
-        for sessions in unsaved.values():
+        not_storing: set[int] = set()
+        for which, sessions in unsaved.items():
             store = sessions[0].store
             assert store is not None  # noqa: S101 - looked at just above; the type checker cannot see it
             for session in sessions:
@@ -121,9 +124,15 @@ class Reconciler:
             try:
                 await store.checkpoint([checkpoint_of(session) for session in sessions])
             except Problem as problem:
-                log.warning("progress was not stored: %s", problem)
+                if which not in self._not_storing:
+                    log.warning("progress is not stored: %s", problem)
+                not_storing.add(which)
                 for session in sessions:
                     session.unsaved = True
+            else:
+                if which in self._not_storing:
+                    log.warning("progress is stored again")
+        self._not_storing = not_storing
 
     async def _step(self, target: Target, session: Session) -> timedelta:
         session.plan = target.plan or session.plan
@@ -283,6 +292,8 @@ class Reconciler:
         if not target.rollout["metadata"].get("finalizers"):
             self.forget(target.uid)
             return None
+        # What was measured is of no use any more.
+        session.unsaved = False
         if not session.released:
             try:
                 await self._release(target, session)

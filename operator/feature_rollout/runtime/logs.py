@@ -28,6 +28,10 @@ _IN_DSN = re.compile(
 )
 # kopf: "GET https://… -> APIForbiddenError('what the API server wrote', {…})".
 _QUOTED_ERROR = re.compile(r" -> (\w+)\(.*", re.DOTALL)
+# kopf says this of every request and every retry while the API server is away; `reachable` says it once.
+_RETRIED = re.compile(
+    r"Request attempt #\d+ failed; (?:TCP closed; |SSL closed; )?will re(?!try: .* -> APIForbiddenError)"
+)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9+/._~=-]{8,}", re.IGNORECASE)
 
 
@@ -99,7 +103,7 @@ class _Others(logging.Filter):
             return True
         message = record.getMessage()
         # It runs in a thread of its own on purpose, and says each time that this is why it hears no signals.
-        if "not in the main thread" in message:
+        if "not in the main thread" in message or _RETRIED.match(message):
             return False
         message = _QUOTED_ERROR.sub(r" -> \1", message).partition("\n")[0]
         if record.exc_info and record.exc_info[1] is not None:

@@ -27,6 +27,7 @@ from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.errors import ApiError
 from feature_rollout.kube.resources import GROUP, RESOURCES, VERSION
 from feature_rollout.runtime.logs import describe, report
+from feature_rollout.runtime.reachable import Reachable
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Watch:
         self._plurals = tuple(plurals)
         self._main: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._reachable = Reachable()
         # These three belong to the thread; the main loop touches them by `_call` only.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -229,7 +231,7 @@ class Watch:
             async with asyncio.timeout(SERVED_TIMEOUT_S):
                 served = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ask_served(), self._main))
         except (ApiError, TimeoutError) as error:
-            log.warning("could not ask which resources there are: %s", describe(error))
+            self._reachable.failed(describe(error))
             return False
         missing = sorted(set(self._plurals) - served)
         self._crds_seen = not missing
@@ -262,7 +264,7 @@ class Watch:
         await asyncio.sleep(max(0.0, self._login_s + LOGIN_PAUSE_S - time.monotonic()))
         self._login_s = time.monotonic()
         configuration = await self._connection.load()
-        session = await _session(configuration)
+        session = await _session(configuration, self._reachable.tracing())
         self._sessions = [*(old for old in self._sessions if not old.closed), session]
         return kopf.AiohttpSession(
             server=configuration.host,
@@ -312,7 +314,7 @@ async def _end(task: asyncio.Task[None], *, stop_wanted: Callable[[], bool]) -> 
         report(log, "the watch has ended", error)
 
 
-async def _session(configuration: Any) -> aiohttp.ClientSession:
+async def _session(configuration: Any, tracing: aiohttp.TraceConfig) -> aiohttp.ClientSession:
     """An HTTP session with the credentials of a `kubernetes.aio` configuration."""
     header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
     info = kopf.ConnectionInfo(
@@ -328,6 +330,7 @@ async def _session(configuration: Any) -> aiohttp.ClientSession:
         # As `kubernetes.aio` does it, so that both of our clients take the same way.
         proxy=configuration.proxy,
         trust_env=True,
+        trace_configs=[tracing],
     )
 
 

@@ -114,6 +114,8 @@ def test_the_words_of_the_api_server_are_not_repeated_by_kopf() -> None:
     kopf.error(
         "Request attempt #1 failed; will retry: GET https://h/apis -> APIForbiddenError('s3cr3t', {'a': 's3cr3t'})"
     )
+    kopf.error("Request attempt #9 failed; will retry: GET https://h/apis -> ClientConnectorError('s3cr3t')")
+    kopf.error("Request attempt #1 failed; TCP closed; will re-authenticate: GET https://h/apis")
     kopf.error("The orchestrator has failed: s3cr3t", exc_info=RuntimeError("s3cr3t"))
     asyncio_says = "Task exception was never retrieved\nfuture: <Task exception=OSError('s3cr3t')>"
     logging.getLogger("asyncio").error(asyncio_says, exc_info=OSError("s3cr3t"))
@@ -121,5 +123,7 @@ def test_the_words_of_the_api_server_are_not_repeated_by_kopf() -> None:
     text = stream.getvalue()
     assert "s3cr3t" not in text
     assert "GET https://h/apis -> APIForbiddenError\n" in text
+    # Missing rights are told each time, an API server that is away is not.
+    assert text.count("Request attempt") == 1
     assert "The orchestrator has failed: RuntimeError\n" in text
     assert "Task exception was never retrieved" in text
