@@ -137,7 +137,7 @@ DESCRIPTIONS: dict[str, str] = {
     AWAITING_REFERENCE: "The seven days before the first raise are read, which the guards are compared with.",
     GUARD_TOO_TIGHT: "A guard would have fired in the seven days before, without any rollout; a person must see to it.",
     GUARDS_BLIND: "A guard cannot be evaluated; nothing is raised, and nothing is reverted unless `onBlind` says so.",
-    NO_TRAFFIC: "A guard's metric has no data; healthy time does not count.",
+    NO_TRAFFIC: "A guard's metric has had no data for longer than three intervals; healthy time does not count.",
     NOT_IN_EFFECT: "The plan demands something that this version cannot do; it waits instead of skipping it.",
     PLAN_CHANGED: "A stage that was already entered was edited; the rollout holds.",
     MANUAL_CHANGE: "Somebody else changed a flag's row; what becomes of the rollout is up to the store's `onDrift`.",

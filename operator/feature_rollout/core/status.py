@@ -73,18 +73,20 @@ def picture(
 def trouble_picture(decision: Decision, previous: Mapping[str, Any], generation: int, now: datetime) -> dict[str, Any]:
     """The status while there is no plan or no ledger to draw: what was known, and what is wrong."""
     status = {key: value for key, value in previous.items() if key not in {"conditions", "metrics"}}
-    stalled = "True" if decision.stalled else "False"
+    kept = [dict(c) for c in previous.get("conditions", []) if c.get("type") in {"Completed", "RolledBack"}]
+    # A revert needs a person also while the database is away.
+    rolled_back = any((c["type"], c.get("status")) == ("RolledBack", "True") for c in kept)
+    stalled = "True" if decision.stalled or rolled_back else "False"
     conditions = [
         ("Ready", "False", decision.reason, decision.message),
-        ("Reconciling", "False" if decision.stalled else "True", decision.reason, decision.message),
+        ("Reconciling", "False" if decision.stalled or rolled_back else "True", decision.reason, decision.message),
         ("Stalled", stalled, decision.reason, decision.message),
         ("GuardsHealthy", "Unknown", decision.reason, decision.message),
         ("FlagsInSync", "Unknown", decision.reason, decision.message),
     ]
-    kept = [dict(c) for c in previous.get("conditions", []) if c.get("type") in {"Completed", "RolledBack"}]
     drawn = {
         "observedGeneration": generation,
-        "phase": str(decision.phase),
+        "phase": str(decision.phase if decision.stalled or not rolled_back else Phase.ROLLED_BACK),
         "next": {"action": "Wait", "waitingFor": [decision.message[:_TEXT_MAX]]},
         "summary": {**previous.get("summary", {}), "health": "Unknown", "next": decision.reason},
         "conditions": with_transition_times([*_typed(conditions, generation), *kept], previous, now),
