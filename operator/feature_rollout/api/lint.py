@@ -73,8 +73,11 @@ class _Manifests:
         return ((found, where) for found, where in self.objects.values() if isinstance(found, kind))
 
 
-def lint(documents: Sequence[Document]) -> list[Finding]:
-    """Everything found, in the order of the documents; other groups' objects are left alone."""
+def lint(documents: Sequence[Document], *, stores: bool = True) -> list[Finding]:
+    """Everything found, in the order of the documents; other groups' objects are left alone.
+
+    `stores` is false where a rollout's FlagStore need not be among the documents.
+    """
     manifests, findings = _Manifests(), list[Finding]()
     for document in documents:
         if is_ours(document.manifest):
@@ -84,7 +87,7 @@ def lint(documents: Sequence[Document]) -> list[Finding]:
     for template, where in manifests.of(MetricTemplate):
         findings += _lint_template(manifests, template.spec, template.metadata.namespace, where, "spec")
     for rollout, where in manifests.of(FeatureRollout):
-        findings += _lint_rollout(manifests, rollout, where)
+        findings += _lint_rollout(manifests, rollout, where, stores=stores)
     for action, where in manifests.of(RolloutAction):
         findings += _lint_action(manifests, action, where)
     order = {str(document): index for index, document in enumerate(documents)}
@@ -93,10 +96,10 @@ def lint(documents: Sequence[Document]) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A rollout of the documents with its plan, its store, and where it stands."""
+    """A rollout of the documents with its plan, its store if that is among them, and where it stands."""
 
     rollout: FeatureRollout
-    store: FlagStore
+    store: FlagStore | None
     plan: Plan
     where: str
 
@@ -111,9 +114,8 @@ def plans(documents: Sequence[Document]) -> list[Resolved]:
     for rollout, where in manifests.of(FeatureRollout):
         matrix, templates = _referenced(manifests, rollout)
         store = manifests.get(FlagStore, rollout.metadata.namespace, rollout.spec.store_ref.name)
-        if store is not None:
-            plan = resolve(rollout, matrix=matrix, templates=templates, store=store).plan
-            resolved.append(Resolved(rollout, store, plan, where))
+        plan = resolve(rollout, matrix=matrix, templates=templates, store=store).plan
+        resolved.append(Resolved(rollout, store, plan, where))
     return resolved
 
 
@@ -187,9 +189,11 @@ def _lint_template(
         yield Finding(Level.WARNING, where, text)
 
 
-def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str) -> Iterator[Finding]:
+def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str, *, stores: bool) -> Iterator[Finding]:
     namespace, named = rollout.metadata.namespace, references(rollout)
-    missing = list(_missing(manifests, FlagStore, namespace, named.store, where=where, path="spec.storeRef"))
+    missing = list[Finding]()
+    if stores:
+        missing += _missing(manifests, FlagStore, namespace, named.store, where=where, path="spec.storeRef")
     if named.matrix is not None:
         missing += _missing(manifests, RollbackMatrix, namespace, named.matrix, where=where, path="spec.matrixRef")
     for index, metric in enumerate(rollout.spec.metrics):

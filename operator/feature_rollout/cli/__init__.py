@@ -24,6 +24,7 @@ VERBS = {
     "retry": "Begin again after a revert.",
     "adopt": "Take over what an earlier rollout of the same name has left.",
     "plan": "Say what a plan will do: dates, exposure, SQL, and what its guards can tell.",
+    "simulate": "Run a plan in virtual time over given looks, without a cluster.",
     "lint": "Check manifests without a cluster.",
     "evaluate": "Say whether a user has a flag, and why.",
     "crds": "Print the CustomResourceDefinitions and admission policies.",

@@ -1,8 +1,9 @@
-"""Manifests named on the command line: files, and folders with all that is in them."""
+"""What is named on the command line: manifests, as files and folders with all that is in them, and times."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,19 @@ def files_argument(function: F) -> F:
     """FILES: at least one file or folder that is there."""
     argument = click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
     return argument(function)
+
+
+def moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    """The callback of an option that is a time, which must have its offset."""
+    if value is None:
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise click.BadParameter(f'"{value}" is not a time with its offset, such as 2026-01-05T09:00:00+01:00')
+    return time
 
 
 def load(files: tuple[Path, ...]) -> list[Document]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_rollout.cli.files import files_argument, load
+from feature_rollout.cli.files import files_argument, load, moment
 
 if TYPE_CHECKING:
     from feature_rollout.api.lint import Finding, Resolved
@@ -22,16 +22,8 @@ ALL = ""
 EDGES = (0.8, 1.2)
 
 
-def _start(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime:
-    if value is None:
-        return datetime.now(UTC).replace(microsecond=0)
-    try:
-        start = datetime.fromisoformat(value)
-    except ValueError:
-        start = None
-    if start is None or start.tzinfo is None:
-        raise click.BadParameter(f'"{value}" is not a time with its offset, such as 2026-01-05T09:00:00+01:00')
-    return start
+def _start(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime:
+    return moment(context, parameter, value) or datetime.now(UTC).replace(microsecond=0)
 
 
 def _units(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -117,6 +109,7 @@ def _stages(resolved: Resolved, dates: Schedule, start: datetime) -> Iterator[di
     from feature_rollout.store import flags
     from feature_rollout.store.mapping import mapping_of
 
+    assert resolved.store is not None  # noqa: S101 - lint has refused a plan without one
     table = mapping_of(resolved.store.spec.table)
     rows = dict.fromkeys(resolved.plan.flags, OFF)
     for index, (stage, begins_at) in enumerate(zip(resolved.plan.stages, dates.begins_at, strict=True)):

@@ -140,10 +140,17 @@ def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
     measured = progress.of(metric.name)
     if measured.latest is not None and measured.latest.error is not None:
         return f"{metric.name}: {measured.latest.error}"
-    since = max((t for t in (measured.looked_until, progress.stage_from) if t is not None), default=None)
-    if since is not None and now - since > stale_after(metric):
+    stale = stale_at(metric, progress)
+    if stale is not None and now > stale:
         return f"{metric.name} was not looked at for longer than {format_duration(stale_after(metric))}"
     return ""
+
+
+def stale_at(metric: Metric, progress: Progress) -> datetime | None:
+    """After when the metric counts as blind if it is not looked at again; None before the first look or stage."""
+    since = (progress.of(metric.name).looked_until, progress.stage_from)
+    latest = max((time for time in since if time is not None), default=None)
+    return latest + stale_after(metric) if latest is not None else None
 
 
 def _incomparable(clause: Clause, metric: Metric, progress: Progress) -> str:

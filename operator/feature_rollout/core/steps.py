@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from feature_rollout.core.decision import View
-from feature_rollout.core.exposure import OFF
-from feature_rollout.core.state import NOT_STARTED, Ledger
+from feature_rollout.core.decision import Decision, View
+from feature_rollout.core.exposure import OFF, Exposure
+from feature_rollout.core.plan import Severity
+from feature_rollout.core.state import NOT_STARTED, Latch, Ledger
 
 
 def next_stage_entered(view: View) -> Ledger:
@@ -40,6 +42,25 @@ def next_stage_entered(view: View) -> Ledger:
 
 def completed(view: View) -> Ledger:
     return replace(view.ledger, completed_at=view.now, baked=view.progress.baked)
+
+
+def latch_of(view: View, decision: Decision) -> Latch:
+    """What a revert is remembered by."""
+    cause = decision.breach or decision.order
+    if cause is None:
+        raise ValueError("only a revert leaves a latch")
+    return Latch(cause, view.stage.name if view.stage else "", view.plan.spec_hash, view.now)
+
+
+def lowered(ledger: Ledger, written: Mapping[str, Exposure], latch: Latch | None, severity: Severity | None) -> Ledger:
+    """The ledger after a lowering that left these rows; `severity` is that of the row which has acted."""
+    known = ledger.latch
+    return replace(
+        ledger,
+        written={**ledger.written, **written},
+        latch=known.followed_by(latch) if known is not None and latch is not None else known or latch,
+        acted=ledger.acted | {severity} if severity else ledger.acted,
+    )
 
 
 def rearmed(view: View) -> Ledger:

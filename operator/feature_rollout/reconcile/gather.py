@@ -10,13 +10,14 @@ from datetime import datetime
 
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import CheckAnswer
-from feature_rollout.core.decide import stands_still
 from feature_rollout.core.decision import Trouble, View
 from feature_rollout.core.guards import assess
+from feature_rollout.core.intake import taken_in
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.past import begun
 from feature_rollout.core.people import Request
-from feature_rollout.core.plan import OnNoTraffic, Plan
-from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.plan import Plan
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.requests import adoption
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import (
@@ -30,7 +31,7 @@ from feature_rollout.ports import (
     Recorded,
     Snapshot,
 )
-from feature_rollout.reconcile.recall import begun, recalled
+from feature_rollout.reconcile.recall import recalled
 from feature_rollout.reconcile.session import Looking, Session, Target, Telemetry, trouble_of
 
 log = logging.getLogger(__name__)
@@ -166,22 +167,20 @@ class Gatherer:
             return None
 
     def _observed(self, target: Target, session: Session, view: View) -> Progress:
-        """The progress after every look that has arrived, in the order of their windows."""
+        """The progress after every look that has arrived."""
         plan = view.plan
-        progress = aligned(session.progress, plan, view.ledger, view.now).lifted(view.ledger.people.lifted)
-        counting = not stands_still(view)
-        on_no_traffic = view.stage.on_no_traffic if view.stage else OnNoTraffic.WAIT
         done = {name: looking for name, looking in session.looking.items() if looking.task.done()}
         for name in done:
             del session.looking[name]
         answers = [k.task.result() for k in done.values() if k.plan_hash == plan.plan_hash and not k.task.cancelled()]
         session.answered_at_s = max((at_s for _, at_s in answers), default=session.answered_at_s)
-        for look in sorted((look for look, _ in answers), key=lambda look: (look.window.end, look.metric)):
+        looks = [look for look, _ in answers]
+        progress = taken_in(view, session.progress, looks)
+        for look in looks:
             self._telemetry.looked(str(progress.verdict(plan, look)))
             if look.error is not None:
                 log.info("%s could not be looked at: %s", look.metric, look.error, extra={"rollout": target.key})
-            progress = progress.observed(plan, look, counting=counting, on_no_traffic=on_no_traffic)
-        return progress.elapsed(plan, view.now, counting=counting)
+        return progress
 
     def _recalled(self, target: Target, session: Session, view: View, progress: Progress) -> Progress:
         """The progress with what has arrived of the metrics' past."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from feature_rollout.core import reasons
+from feature_rollout.core import reasons, steps
 from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide, release, restored
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
@@ -21,7 +21,7 @@ from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Order, RequestType
 from feature_rollout.core.plan import OnDelete, Plan
 from feature_rollout.core.progress import Progress
-from feature_rollout.core.state import Breach, Latch
+from feature_rollout.core.state import Breach
 from feature_rollout.ports import (
     Clock,
     Commit,
@@ -367,12 +367,12 @@ def _cause(decision: Decision) -> Breach | Order:
 
 
 def _lowering(target: Target, view: View, decision: Decision) -> Lowering:
-    stage = view.stage.name if view.stage else ""
+    latch = steps.latch_of(view, decision)
     return Lowering(
         key=target.key,
         targets=decision.targets,
-        why=_why(target, decision, stage),
-        latch=Latch(_cause(decision), stage, view.plan.spec_hash, view.now),
+        why=_why(target, decision, latch.stage),
+        latch=latch,
         severity=decision.breach.severity if decision.breach else None,
         answered=(decision.answered,) if decision.answered else (),
     )

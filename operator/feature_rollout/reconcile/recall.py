@@ -5,23 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from feature_rollout.core.looks import Look, Window
-from feature_rollout.core.plan import Metric, MetricType, Plan
+from feature_rollout.core.looks import Window
+from feature_rollout.core.past import of_blocks, without_blocks
+from feature_rollout.core.plan import Metric, Plan
 from feature_rollout.core.progress import Progress
-from feature_rollout.core.reference import (
-    BLOCK_EVENTS_MIN,
-    BLOCKS_MIN,
-    Reference,
-    of_gauge,
-    of_ratio,
-    too_few,
-    windows_before,
-)
+from feature_rollout.core.reference import BLOCKS_MIN, Reference, windows_before
 from feature_rollout.core.relative import wanted_references
-from feature_rollout.core.state import Ledger
 from feature_rollout.ports import MetricSource
 
 log = logging.getLogger(__name__)
@@ -31,8 +23,6 @@ PATIENCE = timedelta(minutes=5)
 # One that fails is asked again, for so long.
 PATIENCE_WITH_FAILURES = timedelta(minutes=1)
 RETRY = timedelta(seconds=5)
-# A rollout that waits for people or for its window is compared with the days before it starts, and not before it came.
-OUTDATED_AFTER = timedelta(days=1)
 # A clause that cannot be judged without it waits for as long as it takes, and asks more seldom.
 RETRY_WHERE_NEEDED = timedelta(seconds=30)
 
@@ -76,17 +66,6 @@ def recalled(
     return progress
 
 
-def begun(progress: Progress, ledger: Ledger, now: datetime) -> Progress:
-    """Fix the past that this attempt is compared with: what comes before its first raise."""
-    until = progress.reference_until
-    if until is not None and not progress.watching and now - until > OUTDATED_AFTER:
-        return replace(progress, reference_until=now, references={})
-    untouched = not progress.watching or (ledger.attempt > 1 and not progress.metrics)
-    if until is not None or not untouched:
-        return progress
-    return replace(progress, reference_until=now)
-
-
 def _taken(progress: Progress, recall: Recall, *, needed: bool, now: datetime) -> Progress:
     name, waited = recall.metric.name, now - recall.since
     if recall.task.done():
@@ -120,10 +99,9 @@ async def _reference(
         errors = [look.error for look in looks if look.error is not None]
         if errors:
             return errors[0]
-        if not needed and not _is_worth_it(*looks):
-            return Reference(metric.key, note=too_few())
-        if _is_empty(looks[0]):
-            return Reference(metric.key, note="it has no data in the seven days before")
+        known = without_blocks(metric, looks[0], looks[1], needed=needed)
+        if known is not None:
+            return known
         looks = list(await source.history(metric.name, windows))
     except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
         log.error("a metric source failed with %s", type(error).__name__)  # noqa: TRY400 - its text may hold secrets
@@ -131,15 +109,4 @@ async def _reference(
     errors = [look.error for look in looks if look.error is not None]
     if len(errors) > len(windows) - BLOCKS_MIN:
         return errors[0]
-    make = of_ratio if metric.type is MetricType.RATIO else of_gauge
-    return make(metric.key, looks)
-
-
-def _is_worth_it(whole: Look, early: Look) -> bool:
-    """Whether there can be 30 blocks with 10 events each."""
-    events = (whole.events or 0.0) + (whole.control_events or 0.0)
-    return events >= BLOCKS_MIN * BLOCK_EVENTS_MIN and bool((early.units or 0.0) + (early.control_units or 0.0))
-
-
-def _is_empty(look: Look) -> bool:
-    return look.value is None and not look.units and not look.control_units
+    return of_blocks(metric, looks)

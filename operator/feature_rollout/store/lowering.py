@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from feature_rollout.core import steps
 from feature_rollout.core.exposure import Exposure
-from feature_rollout.core.state import Latch, Ledger
+from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Lowering, Problem, Why
 from feature_rollout.postgres import Connection
 from feature_rollout.store import actions, audit, drift, flags, inspection, ledger, outbox, ownership
@@ -104,21 +105,16 @@ def next_ledger(now: Ledger, change: Lowering, found: Mapping[str, audit.Change]
     lowering makes of the row as the operator last left it: that is a change of which only
     the flags were written. Any other row was changed by somebody else and stays known as such.
     """
-    written = dict(now.written)
+    written: dict[str, Exposure] = {}
     for flag, done in found.items():
         mine = flag in now.written and done.after == lowered(
             now.written[flag], change.targets[flag], exact=change.exact, scale=None
         )
         if done.before != done.after or mine:
             written[flag] = done.after
-    acted = now.acted | {change.severity} if change.severity else now.acted
-    after = replace(now, written=written, latch=_latched(now.latch, change.latch), acted=acted)
+    after = steps.lowered(now, written, change.latch, change.severity)
     # A row that somebody raised, back where the ledger has it, leaves the ledger as it was: an operation all the same.
     return replace(after, sequence=now.sequence + 1) if after != now or changed(found.values()) else now
-
-
-def _latched(now: Latch | None, new: Latch | None) -> Latch | None:
-    return now.followed_by(new) if now is not None and new is not None else now or new
 
 
 def unknown(key: str) -> Ledger:
