@@ -40,11 +40,47 @@ class Level(StrEnum):
     NOTE = "note"
 
 
+class Check(StrEnum):
+    """What was found, as a tool may name it to leave it out."""
+
+    INVALID_OBJECT = "invalid-object"
+    INVALID_PLAN = "invalid-plan"
+    DUPLICATE_OBJECT = "duplicate-object"
+    EMPTY_VALUE = "empty-value"
+    MISSING_OBJECT = "missing-object"
+    PLACEHOLDER = "placeholder"
+    PROVIDER_NOT_ALLOWED = "provider-not-allowed"
+    PROVIDER_ELSEWHERE = "provider-elsewhere"
+    PERSIST = "persist"
+    SHORT_DEADLINE = "short-deadline"
+    LOWERING_STAGE = "lowering-stage"
+    NO_EFFECT = "no-effect"
+    UNKNOWN_STAGE = "unknown-stage"
+
+
+DESCRIPTIONS: Mapping[Check, str] = {
+    Check.INVALID_OBJECT: "A manifest that the API server would refuse.",
+    Check.INVALID_PLAN: "A rollout that cannot be followed with the objects that it names.",
+    Check.DUPLICATE_OBJECT: "An object that is in the files twice.",
+    Check.EMPTY_VALUE: "A field with nothing behind it, which is as if it were not there.",
+    Check.MISSING_OBJECT: "A reference to an object that is not in the files.",
+    Check.PLACEHOLDER: "A query with a parameter that nobody fills in, or without one that it needs.",
+    Check.PROVIDER_NOT_ALLOWED: "A MetricProvider that the namespace may not use.",
+    Check.PROVIDER_ELSEWHERE: "A MetricProvider that is not in the files, and may be in the cluster.",
+    Check.PERSIST: "A count of looks where a test would be better.",
+    Check.SHORT_DEADLINE: "A deadline that small harm cannot be proved within.",
+    Check.LOWERING_STAGE: "A stage that lowers exposure.",
+    Check.NO_EFFECT: "A field that has no effect in this version.",
+    Check.UNKNOWN_STAGE: "An action for a stage that the rollout has not.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """`where` is `file:document/kind/name`; `text` begins with the path in the manifest."""
 
     level: Level
+    check: Check
     where: str
     text: str
 
@@ -127,17 +163,20 @@ def _add(manifests: _Manifests, document: Document) -> Iterator[Finding]:
         if isinstance(metadata, dict):
             name, namespace = str(metadata.get("name")), str(metadata.get("namespace", ""))
             manifests.broken.add((str(document.manifest.get("kind")), namespace, name))
-        yield from (Finding(Level.ERROR, str(document), f"{path}: {message}") for path, message in error.problems)
+        yield from (
+            Finding(Level.ERROR, Check.INVALID_OBJECT, str(document), f"{path}: {message}")
+            for path, message in error.problems
+        )
         return
     key = (type(parsed), *parsed.key)
     if key in manifests.objects:
         text = f"metadata.name: this object is also in {manifests.objects[key][1]}: remove one, or rename it"
-        yield Finding(Level.ERROR, str(document), text)
+        yield Finding(Level.ERROR, Check.DUPLICATE_OBJECT, str(document), text)
         return
     manifests.objects[key] = (parsed, str(document))
     for path in _nulls(document.manifest.get("spec"), "spec"):
         text = f"{path}: an empty value is as if it were not there: write [] or a value, or remove it"
-        yield Finding(Level.WARNING, str(document), text)
+        yield Finding(Level.WARNING, Check.EMPTY_VALUE, str(document), text)
 
 
 def _add_config_map(manifests: _Manifests, manifest: Mapping[str, Any]) -> None:
@@ -167,6 +206,7 @@ def _missing(
         place = f"namespace {namespace or 'default'} of these files"
         yield Finding(
             Level.ERROR,
+            Check.MISSING_OBJECT,
             where,
             f"{path}: there is no {kind.__name__} {name} in {place}: add its file or correct the name",
         )
@@ -176,17 +216,19 @@ def _lint_template(
     manifests: _Manifests, template: MetricTemplateSpec, namespace: str, where: str, path: str
 ) -> Iterator[Finding]:
     for _, text in placeholder_problems(template):
-        yield Finding(Level.ERROR, where, f"{path}.{text}")
+        yield Finding(Level.ERROR, Check.PLACEHOLDER, where, f"{path}.{text}")
     if template.prometheus is None:
         return
     provider_name, provider_path = template.prometheus.provider_ref.name, f"{path}.prometheus.providerRef"
     provider = manifests.get(MetricProvider, "", provider_name)
     if provider is not None and not provider.spec.allows(namespace):
-        yield Finding(Level.ERROR, where, f"{provider_path}: {not_allowed(provider_name, namespace)}")
+        yield Finding(
+            Level.ERROR, Check.PROVIDER_NOT_ALLOWED, where, f"{provider_path}: {not_allowed(provider_name, namespace)}"
+        )
     elif manifests.is_missing(MetricProvider, "", provider_name):
         # An administrator's file, which teams often do not have.
         text = f"{provider_path}: there is no MetricProvider {provider_name} in these files: is it in the cluster?"
-        yield Finding(Level.WARNING, where, text)
+        yield Finding(Level.WARNING, Check.PROVIDER_ELSEWHERE, where, text)
 
 
 def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str, *, stores: bool) -> Iterator[Finding]:
@@ -212,14 +254,15 @@ def _lint_rollout(manifests: _Manifests, rollout: FeatureRollout, where: str, *,
     try:
         plan = resolve(rollout, matrix=matrix, templates=templates).plan
     except InvalidPlan as error:
-        yield Finding(Level.ERROR, where, error.message)
+        yield Finding(Level.ERROR, Check.INVALID_PLAN, where, error.message)
         return
     guards = matrix.spec if matrix is not None else rollout.spec.matrix
     assert guards is not None  # noqa: S101 - one of the two, by the model's rules
     matrix_path = f"RollbackMatrix/{named.matrix} spec" if matrix is not None else "spec.matrix"
-    texts = [*_matrix_warnings(rollout, plan, guards, matrix_path), *_lowered_flags(plan)]
-    yield from (Finding(Level.WARNING, where, text) for text in texts)
-    yield from (Finding(Level.NOTE, where, f"{notice.path}: {notice.consequence}") for notice in plan.notices)
+    found = [*_matrix_warnings(rollout, plan, guards, matrix_path), *_lowered_flags(plan)]
+    found += [(Check.NO_EFFECT, f"{notice.path}: {notice.consequence}") for notice in plan.notices]
+    for check, text in found:
+        yield Finding(Level.NOTE if check is Check.NO_EFFECT else Level.WARNING, check, where, text)
 
 
 def _jobs(spec: FeatureRolloutSpec) -> Iterator[tuple[str, ConfigMapSource]]:
@@ -259,21 +302,26 @@ def _referenced(
     return matrix, {name: template for name, template in found.items() if template is not None}
 
 
-def _matrix_warnings(rollout: FeatureRollout, plan: Plan, matrix: RollbackMatrixSpec, path: str) -> Iterator[str]:
+def _matrix_warnings(
+    rollout: FeatureRollout, plan: Plan, matrix: RollbackMatrixSpec, path: str
+) -> Iterator[tuple[Check, str]]:
     intervals = {metric.name: metric.interval for metric in rollout.spec.metrics}
     for i, row in enumerate(matrix.rows):
         for j, clause in enumerate(row.when):
             where = f"{path}.rows[{i}].when[{j}]"
             if clause.persist is not None:
                 yield (
-                    f"{where}.persist: {clause.persist.failures} of {clause.persist.of} looks is a count and no test: "
-                    "it reverts healthy rollouts sooner or later; prefer a Ratio, or leave persist out"
+                    Check.PERSIST,
+                    (
+                        f"{where}.persist: {clause.persist.failures} of {clause.persist.of} looks is a count and no "
+                        "test: it reverts healthy rollouts sooner or later; prefer a Ratio, or leave persist out"
+                    ),
                 )
             if clause.metric in intervals and plan.metrics[clause.metric].type is MetricType.RATIO:
                 yield from _deadline_warning(row, clause, intervals[clause.metric].delta, f"{path}.rows[{i}]")
 
 
-def _deadline_warning(row: Row, clause: Clause, interval: timedelta, path: str) -> Iterator[str]:
+def _deadline_warning(row: Row, clause: Clause, interval: timedelta, path: str) -> Iterator[tuple[Check, str]]:
     """A deadline acts after 30 looks past the limit at the earliest; 0s has none and waits for the evidence."""
     deadline = row.respond_within.delta
     if not row.action.type.lowers or not deadline or clause.persist is not None:
@@ -281,20 +329,24 @@ def _deadline_warning(row: Row, clause: Clause, interval: timedelta, path: str) 
     if RUN_LOOKS_MIN * interval > deadline:
         needed = int((RUN_LOOKS_MIN * interval).total_seconds())
         yield (
-            f"{path}.respondWithin: {row.respond_within} is shorter than {RUN_LOOKS_MIN} looks at {clause.metric} "
-            f"({needed}s): small harm may be answered late; shorten the metric's interval or lengthen the deadline"
+            Check.SHORT_DEADLINE,
+            (
+                f"{path}.respondWithin: {row.respond_within} is shorter than {RUN_LOOKS_MIN} looks at {clause.metric} "
+                f"({needed}s): small harm may be answered late; shorten the metric's interval or lengthen the deadline"
+            ),
         )
 
 
-def _lowered_flags(plan: Plan) -> Iterator[str]:
+def _lowered_flags(plan: Plan) -> Iterator[tuple[Check, str]]:
     rows = {flag: Exposure(enabled=False, percentage=NONE) for flag in plan.flags}
     for index, stage in enumerate(plan.stages):
         after = stage.applied_to(rows)
         for flag in stage.flags:
+            change = f"{flag} goes from {rows[flag]} down to {after[flag]} in {stage.name}"
             if after[flag].is_within(rows[flag]) and not rows[flag].is_within(after[flag]):
                 yield (
-                    f"spec.stages[{index}].flags: {flag} goes from {rows[flag]} down to {after[flag]} in {stage.name}: "
-                    "a stage may lower, but a rollout seldom means to"
+                    Check.LOWERING_STAGE,
+                    (f"spec.stages[{index}].flags: {change}: a stage may lower, but a rollout seldom means to"),
                 )
         rows = after
 
@@ -306,4 +358,4 @@ def _lint_action(manifests: _Manifests, action: RolloutAction, where: str) -> It
     stages = [stage.name for stage in rollout.spec.stages] if rollout is not None else []
     if stages and action.spec.stage is not None and action.spec.stage not in stages:
         text = f'spec.stage: "{action.spec.stage}" is not a stage of {name}: name one of {", ".join(stages)}'
-        yield Finding(Level.ERROR, where, text)
+        yield Finding(Level.ERROR, Check.UNKNOWN_STAGE, where, text)

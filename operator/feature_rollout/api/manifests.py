@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import yaml
 
@@ -19,6 +20,21 @@ class Document:
 
     source: str
     manifest: Mapping[str, Any]
+    node: yaml.Node | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> str:
+        return self.source.rpartition(":")[0]
+
+    def line(self, path: str) -> int | None:
+        """The line, from 1, of a field such as `spec.stages[0].name`, or of what is there of the way to it."""
+        node = self.node
+        for step in _STEP.findall(path):
+            below = _below(node, step)
+            if below is None:
+                break
+            node = below
+        return node.start_mark.line + 1 if node is not None else None
 
     def __str__(self) -> str:
         metadata = self.manifest.get("metadata")
@@ -31,23 +47,51 @@ def load(text: str, source: str) -> list[Document]:
     documents: list[Document] = []
     try:
         # Made from SafeLoader, so it builds plain data only.
-        loaded = list(yaml.load_all(text, Loader=_Loader))
+        loaded = list(_loaded(text))
     except yaml.YAMLError as error:
         raise ManifestError(f"{source}: {error}") from None
-    for number, value in enumerate(loaded, start=1):
+    for number, (node, value) in enumerate(loaded, start=1):
         if value is None:
             continue
         if not isinstance(value, dict):
             raise ManifestError(f"{source}:{number}: this is a {type(value).__name__}, where an object should be")
-        documents += _unpacked(Document(f"{source}:{number}", value))
+        documents += _unpacked(Document(f"{source}:{number}", value, node))
     return documents
+
+
+def _loaded(text: str) -> Iterator[tuple[yaml.Node | None, Any]]:
+    """What `yaml.load_all` gives, with the nodes, which know their lines."""
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            yield node, loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+# `stages`, or `0` of `[0]`.
+_STEP = re.compile(r"[^.\[\]]+")
+
+
+def _below(node: yaml.Node | None, step: str) -> yaml.Node | None:
+    """The value of a key, or the item of an index."""
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if getattr(key, "value", None) == step), None)
+    if isinstance(node, yaml.SequenceNode) and step.isdecimal() and int(step) < len(node.value):
+        return cast(yaml.Node, node.value[int(step)])
+    return None
 
 
 def _unpacked(document: Document) -> list[Document]:
     items = document.manifest.get("items")
     if document.manifest.get("kind") != "List" or not isinstance(items, list):
         return [document]
-    return [Document(document.source, item) for item in items if isinstance(item, dict)]
+    return [
+        Document(document.source, item, _below(_below(document.node, "items"), str(index)))
+        for index, item in enumerate(items)
+        if isinstance(item, dict)
+    ]
 
 
 class _Loader(yaml.SafeLoader):

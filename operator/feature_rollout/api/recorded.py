@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from feature_rollout.core.exposure import FULL, NONE, Exposure
+from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.people import Request, RequestType, RollBackTo
 from feature_rollout.core.plan import Metric, MetricType
@@ -139,11 +139,11 @@ def _row(record: Mapping[str, Any]) -> Exposure:
         raise _Wrong(f"enabled: {json.dumps(enabled)} is neither true nor false")
     if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
         raise _Wrong(f"groups: {json.dumps(groups)} is not a list of names")
-    percentage = _number(record, "percentage")
-    exact = Decimal(str(percentage if percentage is not None else 0))
-    if not NONE <= exact <= FULL:
-        raise _Wrong(f"percentage: {record['percentage']} is not from 0 to 100")
-    return Exposure(enabled, exact, frozenset(groups))
+    percentage = _number(record, "percentage") or 0.0
+    # A comparison that NaN does not pass.
+    if not 0 <= percentage <= 100:
+        raise _Wrong(f"percentage: {json.dumps(record['percentage'])} is not from 0 to 100")
+    return Exposure(enabled, Decimal(f"{percentage:g}"), frozenset(groups))
 
 
 def _only(record: Mapping[str, Any], known: set[str], what: str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_healthy_rollout_goes_through_its_stages_and_is_completed() -> None:
         ("Advance", "all"),
         ("Complete", "all"),
     ]
-    bakes = [after(b) - after(a) for a, b in zip(acted, acted[1:], strict=False)]
+    bakes = [after(b) - after(a) for a, b in pairwise(acted)]
     assert all(minutes(5) <= bake <= minutes(5) + 2 * INTERVAL for bake in bakes)
     assert acted[1]["exposure"] == [{"flag": "bell", "enabled": True, "percentage": 50, "groups": []}]
     assert lines[-1] is acted[-1], "nothing is said after the end"
@@ -240,7 +241,7 @@ def test_a_metric_that_is_not_looked_at_is_blind_after_its_bound_and_again_seen_
     gap = (minutes(7), minutes(20))
     given = looks(lambda start: None if gap[0] <= start - T0 < gap[1] else GOOD)
     lines = decisions(run(plan(), given))
-    blind, again = next((a, b) for a, b in zip(lines, lines[1:], strict=False) if a["reason"] == "GuardsBlind")
+    blind, again = next((a, b) for a, b in pairwise(lines) if a["reason"] == "GuardsBlind")
     # Three intervals and ten seconds after the newest look's end.
     assert (after(blind), after(again)) == (minutes(7) + seconds(101), minutes(20) + INTERVAL)
     assert again["reason"] == "Baking"
