@@ -154,6 +154,9 @@ LOOKS: list[tuple[MetricType, str, dict[str, float]]] = [
     (RATIO, "SELECT NULL::int AS events, 0 AS units, 9 AS control_events, 2700 AS control_units", TREATED_NOBODY),
     (GAUGE, "SELECT NULL::numeric AS value, 5 AS units", {}),
     (GAUGE, "SELECT 1 AS value WHERE false", {}),
+    (GAUGE, "SELECT 1 AS value, -2 AS control_value", {"value": 1, "control_value": -2}),
+    (GAUGE, "SELECT 1 AS value, NULL::int AS control_value", {"value": 1, "control_units": 0}),
+    (GAUGE, "SELECT NULL::int AS value, 2 AS control_value, 7 AS units", {"control_value": 2}),
 ]
 
 
@@ -221,6 +224,12 @@ ERRORS = [
         GAUGE,
         "SELECT 1 AS value, 1 AS control_events, 1 AS control_units",
         "column 2 is one too many; a Gauge has value and units",
+    ),
+    (GAUGE, "SELECT 1 AS value, 'NaN'::float8 AS control_value", "control_value is NaN"),
+    (
+        RATIO,
+        "SELECT 1 AS events, 1 AS units, 2 AS control_value",
+        "column 3 is one too many; a Ratio has events and units",
     ),
     (GAUGE, "SELECT 1/0 AS value", "SQLSTATE 22012: division by zero"),
     (GAUGE, "SELECT x AS value FROM nowhere", "SQLSTATE 42P01: a table in the query does not exist"),

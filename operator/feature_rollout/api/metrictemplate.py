@@ -35,7 +35,8 @@ class SqlSource(ApiModel):
     """One SELECT that returns one row: events and units for a Ratio, value and perhaps units for a Gauge.
 
     %(window_start)s and %(window_end)s are the look's window, %(name)s is an argument. A Ratio's row may also have
-    control_events and control_units, of the users without the flags; events and units are then of those with them.
+    control_events and control_units, a Gauge's control_value, of the users without the flags; the others are then of
+    those with them.
     """
 
 
@@ -57,6 +58,8 @@ class PrometheusSource(ApiModel):
     """Of a Ratio: the bad things in the control arm, those who do not have the flags."""
     control_units: PromQl | None = None
     """How many chances there were in the control arm."""
+    control_value: PromQl | None = None
+    """Of a Gauge: its value in the control arm."""
 
 
 def _one_source(spec: MetricTemplateSpec) -> Found:
@@ -79,7 +82,8 @@ def _whole_control_arm(spec: MetricTemplateSpec) -> Found:
     if spec.prometheus is None:
         return None
     given = (spec.prometheus.control_events is not None, spec.prometheus.control_units is not None)
-    fits = given in {(False, False), (True, True)} and (spec.type is MetricType.RATIO or not any(given))
+    has_value = spec.prometheus.control_value is not None
+    fits = given[0] == given[1] and not has_value if spec.type is MetricType.RATIO else not any(given)
     return None if fits else {"type": str(spec.type)}
 
 
@@ -118,10 +122,12 @@ class MetricTemplateSpec(ApiModel):
         ),
         Rule(
             """!has(self.prometheus)
-            || (has(self.prometheus.controlEvents) == has(self.prometheus.controlUnits)
-            && (self.type == 'Ratio' || !has(self.prometheus.controlEvents)))""",
+            || (self.type == 'Ratio'
+            ? has(self.prometheus.controlEvents) == has(self.prometheus.controlUnits)
+            && !has(self.prometheus.controlValue)
+            : !has(self.prometheus.controlEvents) && !has(self.prometheus.controlUnits))""",
             "the control arm of a {type} does not fit: a Ratio has both of controlEvents and controlUnits, or none; "
-            "a Gauge has none",
+            "a Gauge has controlValue, or none",
             _whole_control_arm,
             type="self.type",
         ),

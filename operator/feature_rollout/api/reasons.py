@@ -29,6 +29,4 @@ ARGUMENT_MISSING: Final = "ArgumentMissing"
 ARGUMENT_UNKNOWN: Final = "ArgumentUnknown"
 # An argument in PromQL that is not in a quoted string.
 ARGUMENT_MISPLACED: Final = "ArgumentMisplaced"
-# A Gauge has no control arm.
-CONTROL_ON_GAUGE: Final = "ControlOnGauge"
 DECREASE_TOO_LARGE: Final = "DecreaseTooLarge"

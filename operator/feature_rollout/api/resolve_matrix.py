@@ -120,7 +120,7 @@ def _clause(row: models.Row, clause: models.Clause, path: str, metrics: Mapping[
         )
     metric = metrics[clause.metric]
     _check_gauge(row, clause, path, metric)
-    _check_change(row, clause, path, metric)
+    _check_change(row, clause, path)
     absolute = clause.above or clause.below
     change = clause.increase or clause.decrease
     if absolute is not None:
@@ -178,16 +178,10 @@ def _check_gauge(row: models.Row, clause: models.Clause, path: str, metric: Boun
         )
 
 
-def _check_change(row: models.Row, clause: models.Clause, path: str, metric: BoundMetric) -> None:
+def _check_change(row: models.Row, clause: models.Clause, path: str) -> None:
     if clause.baseline is None:
         return
     against_control = clause.baseline.type is BaselineType.CONTROL
-    if against_control and metric.template.type is MetricType.GAUGE:
-        raise InvalidPlan(
-            reasons.CONTROL_ON_GAUGE,
-            f"{path}.baseline: {clause.metric} is a Gauge, which is not compared with a control arm: use a Ratio "
-            "(the share past the limit), or baseline: {type: BeforeRollout}",
-        )
     if clause.decrease is not None and clause.decrease.number >= 1:
         raise InvalidPlan(
             reasons.DECREASE_TOO_LARGE,

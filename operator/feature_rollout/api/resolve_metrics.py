@@ -48,6 +48,7 @@ class PrometheusQuery:
     value: str | None = None
     control_events: str | None = None
     control_units: str | None = None
+    control_value: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def not_allowed(provider: str, namespace: str) -> str:
 
 def promql_texts(source: PrometheusSource) -> dict[str, str]:
     """The queries that there are, by the names of their fields in Python."""
-    fields = ("events", "units", "value", "control_events", "control_units")
+    fields = ("events", "units", "value", "control_events", "control_units", "control_value")
     return {name: text for name in fields if (text := getattr(source, name)) is not None}
 
 

@@ -1,7 +1,7 @@
 """Evidence: is a Ratio really past its limit, or is it noise?
 
-The one-sample and the two-sample test of docs/statistics.md (Ratios and Deadline), an
-e-process on counts: whatever the number of looks, a healthy rollout
+The one-sample and the two-sample test of docs/statistics.md (Ratios and Deadline), and the
+sign test of a Gauge's blocks, an e-process on counts: whatever the number of looks, a healthy rollout
 reaches `clauses / alpha` with a probability of at most alpha / clauses a clause (Ville's
 inequality; Lindon & Malek, arXiv 2011.03567). Logarithms are natural.
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Times the limit: the rates that the limit is tested against.
 GRID = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
+# Of a sign test: chances that a block is worse, each tested against one half.
+SIGN_GRID = (0.6, 0.7, 0.8, 0.9, 0.95)
 # At this evidence the rollout holds and says so; below it again, the hold is released.
 HOLD_AT = 20.0
 # Looks with units that a run needs before the deadline may act on it.
@@ -148,12 +150,21 @@ class Evidence:
     "L looks ago" is its start.
     """
 
-    mixture: tuple[float, ...] = _NOTHING  # M_r, one for each of GRID
+    mixture: tuple[float, ...] = _NOTHING  # M_r, one for each of GRID, or of SIGN_GRID
     remembered: tuple[tuple[float, ...], ...] = ()
     observed_s: float = 0.0
     raises: int = 0
     run: Run | None = None
     is_vetoed: bool = False  # the run past the limit was seen in the control arm too
+
+    @classmethod
+    def of_signs(cls) -> Evidence:
+        """No evidence, of a sign test."""
+        return cls((0.0,) * len(SIGN_GRID))
+
+    @property
+    def _nothing(self) -> tuple[float, ...]:
+        return (0.0,) * len(self.mixture)
 
     @property
     def value(self) -> float:
@@ -194,11 +205,11 @@ class Evidence:
         The run goes on, since the deadline counts from the onset of the breach.
         """
         weight = test.weight_of_raise(self.raises)
-        return replace(self, mixture=(weight,) * len(GRID), remembered=(), raises=self.raises + 1)
+        return replace(self, mixture=(weight,) * len(self.mixture), remembered=(), raises=self.raises + 1)
 
     def reset(self) -> Evidence:
         """After an edit of the clause: nothing is left but the time and the raises, whose weight is spent."""
-        return replace(self, mixture=_NOTHING, remembered=(), run=None, is_vetoed=False)
+        return replace(self, mixture=self._nothing, remembered=(), run=None, is_vetoed=False)
 
     def looked(
         self, test: Test, events: float, units: float, window_start: datetime, limit: float | None = None
@@ -230,12 +241,16 @@ class Evidence:
         ratios = two_sample_ratios(tolerance, tried, against)
         return self._after(test, ratios, tried.rate > tolerance * against.rate, window_start)
 
+    def signed(self, test: Test, window_start: datetime, *, is_worse: bool) -> Evidence:
+        """After a block that was worse than it may be, or better. Only for what `of_signs` began."""
+        return self._after(test, sign_ratios(is_worse=is_worse), is_worse, window_start)
+
     def vetoed(self) -> Evidence:
         """After the control arm has shown that it is not the rollout's doing.
 
         The run goes on, because the deadline still binds; with its end the veto is over.
         """
-        return replace(self, mixture=_NOTHING, remembered=(), is_vetoed=True)
+        return replace(self, mixture=self._nothing, remembered=(), is_vetoed=True)
 
     def _after(self, test: Test, ratios: tuple[float, ...], is_past: bool, window_start: datetime) -> Evidence:
         ratios = tuple([ratio / test.dispersion for ratio in ratios])
@@ -298,6 +313,14 @@ def two_sample_ratios(tolerance: float, tried: Arm, against: Arm) -> tuple[float
         of_others = -math.log1p(share * (ratio - 1))
         ratios.append(tried.events * (math.log(ratio) + of_others) + against.events * of_others)
     return tuple(ratios)
+
+
+def sign_ratios(*, is_worse: bool) -> tuple[float, ...]:
+    """l_p of a block of a sign test, one for each of SIGN_GRID: ln(2p) when it is worse, else ln(2(1 - p)).
+
+    A block that may as well be worse as better is what they are tested against.
+    """
+    return tuple([math.log(2 * p if is_worse else 2 * (1 - p)) for p in SIGN_GRID])
 
 
 def log_mean_exp(logs: tuple[float, ...]) -> float:

@@ -3,7 +3,8 @@
 By default looks are gathered into blocks, whose value is the median of their looks: a
 gauge is breached when 6 blocks in a row are beyond 1.25 times the limit, or 12 beyond
 1.10 times. `persist: {failures: k, of: n}` on a clause replaces that with k of the last n
-looks past the limit ("Gauges" of docs/statistics.md).
+looks past the limit ("Gauges" of docs/statistics.md). Against a control arm both arms are
+gathered into such blocks, which a sign test compares (`evidence.py`).
 
 A look without a value says nothing: it neither counts nor breaks a row, of looks or of
 blocks. So does a block with fewer than 5 values: it is left out, as if it had not been.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +67,14 @@ class GaugeRule:
         return value > bound if self.above else value < bound
 
 
+class Pair(NamedTuple):
+    """A whole block: the medians of both arms over the same looks."""
+
+    start: datetime
+    treated: float
+    control: float
+
+
 @dataclass(frozen=True, slots=True)
 class GaugeRun:
     """What the looks of the present stage say about one clause."""
@@ -74,6 +83,7 @@ class GaugeRun:
     recent: tuple[bool, ...] = ()  # with persist: of the last n looks, oldest first, which were past the limit
     block_start: datetime | None = None  # without persist: the block that is being filled
     block_values: tuple[float, ...] = ()
+    control_values: tuple[float, ...] = ()  # against the control arm: its values in the same looks
     far_blocks: int = 0  # in a row, up to the newest whole block
     near_blocks: int = 0
 
@@ -87,6 +97,25 @@ class GaugeRun:
         if value is None:
             return run
         return replace(run, recent=(*run.recent, rule.is_past(value))[-rule.persist[1] :])
+
+    def paired(
+        self, rule: GaugeRule, arms: tuple[float, float] | None, window_start: datetime, window_end: datetime
+    ) -> tuple[GaugeRun, Pair | None]:
+        """After a look at both arms, treated first; None where one of them has no value.
+
+        Also the block that is whole with it. `rule.limit` is what the control arm's value comes to.
+        """
+        run, pair = _with_onset(self, rule, arms[0] if arms else None, window_start), None
+        length = timedelta(seconds=rule.block_length_s)
+        if run.block_start is not None and window_start >= run.block_start + length:
+            run, pair = _emptied(run), _pair(run)
+        if arms is not None:
+            treated, control = (*run.block_values, arms[0]), (*run.control_values, arms[1])
+            start = run.block_start or window_start
+            run = replace(run, block_start=start, block_values=treated, control_values=control)
+        if run.block_start is not None and window_end >= run.block_start + length:
+            run, pair = _emptied(run), _pair(run) or pair
+        return run, pair
 
     def breached(self, rule: GaugeRule) -> bool:
         if rule.persist is None:
@@ -105,6 +134,7 @@ class GaugeRun:
             "recent": list(self.recent),
             "blockStart": self.block_start.isoformat() if self.block_start else None,
             "blockValues": list(self.block_values),
+            "controlValues": list(self.control_values),
             "farBlocks": self.far_blocks,
             "nearBlocks": self.near_blocks,
         }
@@ -116,6 +146,8 @@ class GaugeRun:
             tuple(data["recent"]),
             _time(data["blockStart"]),
             tuple(float(value) for value in data["blockValues"]),
+            # Not there in what an earlier version has stored.
+            tuple(float(value) for value in data.get("controlValues", ())),
             data["farBlocks"],
             data["nearBlocks"],
         )
@@ -145,8 +177,7 @@ def _with_block(run: GaugeRun, rule: GaugeRule, value: float | None, start: date
 
 
 def _block_closed(run: GaugeRun, rule: GaugeRule) -> GaugeRun:
-    values = run.block_values
-    run = replace(run, block_start=None, block_values=())
+    values, run = run.block_values, _emptied(run)
     if len(values) < BLOCK_LOOKS_MIN:
         return run
     value = median(values)
@@ -155,6 +186,16 @@ def _block_closed(run: GaugeRun, rule: GaugeRule) -> GaugeRun:
         far_blocks=run.far_blocks + 1 if rule.is_past(value, FAR_FACTOR) else 0,
         near_blocks=run.near_blocks + 1 if rule.is_past(value, NEAR_FACTOR) else 0,
     )
+
+
+def _emptied(run: GaugeRun) -> GaugeRun:
+    return replace(run, block_start=None, block_values=(), control_values=())
+
+
+def _pair(run: GaugeRun) -> Pair | None:
+    if run.block_start is None or len(run.block_values) < BLOCK_LOOKS_MIN:
+        return None
+    return Pair(run.block_start, median(run.block_values), median(run.control_values))
 
 
 def median(values: tuple[float, ...]) -> float:

@@ -117,15 +117,11 @@ def _limit(clause: Clause, metric: Metric, progress: Progress) -> str:
 def _judged(guard: Guard, plan: Plan, progress: Progress, now: datetime) -> Guard:
     """The guard's state by its evidence alone, with the onset of the run past the limit, and ln E."""
     row, clause, metric = guard.row, guard.clause, plan.metrics[guard.clause.metric]
+    evidence = progress.evidence.get(clause.key, Evidence())
+    onset = evidence.run.onset if evidence.run else None
     if metric.type is MetricType.GAUGE:
-        guard = replace(guard, onset_at=progress.gauges.get(clause.key, GaugeRun()).past_limit)
-    else:
-        evidence = progress.evidence.get(clause.key, Evidence())
-        guard = replace(
-            guard,
-            onset_at=evidence.run.onset if evidence.run else None,
-            log_evidence=evidence.log_value if evidence.value > 0 else None,
-        )
+        onset = progress.gauges.get(clause.key, GaugeRun()).past_limit
+    guard = replace(guard, onset_at=onset, log_evidence=evidence.log_value if evidence.value > 0 else None)
     if progress.is_breached(plan, row, clause, now):
         return replace(guard, state=GuardState.BREACHED)
     if progress.evidence.get(clause.key, Evidence()).is_vetoed:
@@ -157,9 +153,8 @@ def _incomparable(clause: Clause, metric: Metric, progress: Progress) -> str:
     """Why there is nothing to compare a relative clause with, or nothing."""
     latest, reference = progress.of(metric.name).latest, progress.reference_of(metric)
     if clause.baseline is BaselineType.CONTROL and latest is not None and latest.is_measured:
-        if latest.control_units is None:
-            return f"{metric.name} has no control arm: its query must give control_events and control_units"
-        return ""
+        columns = "control_events and control_units" if metric.type is MetricType.RATIO else "control_value"
+        return "" if latest.has_control else f"{metric.name} has no control arm: its query must give {columns}"
     if not needs_past(clause):
         return ""
     if reference is None and progress.reference_until is None:

@@ -37,9 +37,9 @@ class Look:
 
     A Ratio has `events` of `units`, a Gauge has `value` and perhaps `units`. `error`
     says what went wrong; without an error and without numbers, the source had no data.
-    With arms, `events` and `units` are the treated users', and `control_events` of
-    `control_units` those of the users without the flags in the same window: both or none,
-    on a Ratio only.
+    With arms these are the treated users'. Those without the flags have, in the same window,
+    `control_events` of `control_units` on a Ratio, both or none, and on a Gauge
+    `control_value`, or `control_units` of 0 where the arm is empty.
     """
 
     metric: str
@@ -50,6 +50,7 @@ class Look:
     error: str | None = None
     control_events: float | None = None
     control_units: float | None = None
+    control_value: float | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -65,19 +66,24 @@ class Look:
 
     @property
     def control_number(self) -> float | None:
-        """The fraction of the control arm; None without units in it."""
+        """The fraction of the control arm, or its value; None without units in it."""
         if self.control_events is not None and self.control_units:
             return self.control_events / self.control_units
-        return None
+        return self.control_value
+
+    @property
+    def has_control(self) -> bool:
+        """Whether there is a control arm, be it empty."""
+        return self.control_units is not None or self.control_value is not None
 
     def checked(self) -> Look:
         """This look, or an error in its place when its numbers are none that could be judged."""
         counts = [self.events, self.units, self.control_events, self.control_units]
-        if not all(math.isfinite(number) for number in (*counts, self.value) if number is not None):
+        if not all(math.isfinite(number) for number in (*counts, self.value, self.control_value) if number is not None):
             what = "a number that is not finite"
         elif any(count < 0 for count in counts if count is not None):
             what = "a negative count"
-        elif (self.control_events is None) != (self.control_units is None):
+        elif self.control_units is None if self.control_events is not None else bool(self.control_units):
             what = "one of the control arm's two counts without the other"
         else:
             return self
@@ -94,6 +100,7 @@ class Look:
             "error": self.error,
             "controlEvents": self.control_events,
             "controlUnits": self.control_units,
+            "controlValue": self.control_value,
         }
 
     @classmethod
@@ -109,6 +116,7 @@ class Look:
             # Not there in what an earlier version has stored.
             data.get("controlEvents"),
             data.get("controlUnits"),
+            data.get("controlValue"),
         )
 
 

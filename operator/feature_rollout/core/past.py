@@ -53,4 +53,4 @@ def _is_worth_it(whole: Look, early: Look) -> bool:
 
 
 def _is_empty(look: Look) -> bool:
-    return look.value is None and not look.units and not look.control_units
+    return look.number is None and look.control_number is None

@@ -23,9 +23,11 @@ from feature_rollout.core.relative import (
     arms_of,
     dispersion_of,
     fires_on,
+    is_by_signs,
     is_global,
     is_past,
     judged,
+    judged_pair,
     limit_of,
     wanted_references,
 )
@@ -148,9 +150,9 @@ class Progress:
         evidence, gauges = self.evidence, self.gauges
         if raised:
             evidence = {
-                clause.key: self._evidence(clause).raised(self.test_of(plan, row, clause))
+                clause.key: self._evidence(plan, clause).raised(self.test_of(plan, row, clause))
                 for row, clause in plan.guards()
-                if _is_ratio(plan, clause)
+                if _is_ratio(plan, clause) or is_by_signs(clause, plan.metrics[clause.metric])
             }
             gauges = {}
         metrics = {
@@ -214,9 +216,12 @@ class Progress:
         metric = plan.metrics[clause.metric]
         if clause.blocker is not None or metric.blocker is not None:
             return False
+        evidence = self.evidence.get(clause.key, Evidence())
+        if is_by_signs(clause, metric):
+            return evidence.conclusive(self.test_of(plan, row, clause))
         if metric.type is MetricType.GAUGE:
             return self.gauges.get(clause.key, GaugeRun()).breached(gauge_rule(metric, clause, clause.limit.value))
-        evidence, test = self.evidence.get(clause.key, Evidence()), self.test_of(plan, row, clause)
+        test = self.test_of(plan, row, clause)
         return evidence.conclusive(test) or evidence.overdue(test, row.respond_within, at)
 
     def holds(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:
@@ -266,8 +271,8 @@ class Progress:
         return Verdict.FAIL if any(is_past(c, metric, reference, look) for c in clauses) else Verdict.PASS
 
     def test_of(self, plan: Plan, row: Row, clause: Clause) -> Test:
-        """The test of a clause on a Ratio; `below` is tested on the complement."""
-        metric = plan.metrics[clause.metric]
+        """The test of a clause on a Ratio, `below` on the complement; or of a Gauge's blocks, which are its looks."""
+        metric, by_signs = plan.metrics[clause.metric], is_by_signs(clause, plan.metrics[clause.metric])
         limit = None
         if clause.baseline is None:
             limit = clause.limit.value if clause.sense is Sense.ABOVE else clause.limit.complement
@@ -277,9 +282,10 @@ class Progress:
             alpha=plan.alpha,
             flag_stages=plan.flag_stages,
             bakes_s=plan.bakes.total_seconds(),
-            interval_s=metric.interval.total_seconds(),
-            settle_s=row.settle.total_seconds(),
-            dispersion=dispersion_of(metric, self.reference_of(metric)),
+            interval_s=gauge_rule(metric, clause, 0.0).block_length_s if by_signs else metric.interval.total_seconds(),
+            # In an hour, which is the longest settle, signs cannot gain as much as settling allows.
+            settle_s=0.0 if by_signs else row.settle.total_seconds(),
+            dispersion=1.0 if by_signs else dispersion_of(metric, self.reference_of(metric)),
         )
 
     def due_window(self, metric: Metric, now: datetime) -> Window:
@@ -293,15 +299,16 @@ class Progress:
     def due_at(self, metric: Metric, now: datetime) -> datetime:
         return known_at(metric, self.due_window(metric, now))
 
-    def _evidence(self, clause: Clause) -> Evidence:
+    def _evidence(self, plan: Plan, clause: Clause) -> Evidence:
         """A clause's evidence; one that is new in mid-attempt starts from nothing, but its time has run on."""
         known = self.evidence.get(clause.key)
         if known is not None:
             return known
         others = list(self.evidence.values())
+        fresh = Evidence.of_signs() if is_by_signs(clause, plan.metrics[clause.metric]) else Evidence()
         if not others:
-            return Evidence()
-        return replace(Evidence(), observed_s=max(e.observed_s for e in others), raises=max(e.raises for e in others))
+            return fresh
+        return replace(fresh, observed_s=max(e.observed_s for e in others), raises=max(e.raises for e in others))
 
     def _judged(self, plan: Plan, look: Look, arms: tuple[Arms, ...]) -> Progress:
         metric = plan.metrics[look.metric]
@@ -315,10 +322,17 @@ class Progress:
                 value = look.value if look.is_measured and limit is not None else None
                 rule = gauge_rule(metric, clause, clause.limit.value if limit is None else limit)
                 run = gauges.get(clause.key, GaugeRun())
-                gauges[clause.key] = run.looked(rule, value, look.window.start, look.window.end)
+                if not is_by_signs(clause, metric):
+                    gauges[clause.key] = run.looked(rule, value, look.window.start, look.window.end)
+                    continue
+                both = None if value is None or look.control_value is None else (value, look.control_value)
+                gauges[clause.key], pair = run.paired(rule, both, look.window.start, look.window.end)
+                if pair is not None:
+                    known, test = self._evidence(plan, clause), self.test_of(plan, row, clause)
+                    evidence[clause.key] = judged_pair(known, test, clause, pair)
             elif look.is_measured:
                 test = self.test_of(plan, row, clause)
-                found = judged(self._evidence(clause), test, clause, look, metric=metric, reference=reference)
+                found = judged(self._evidence(plan, clause), test, clause, look, metric=metric, reference=reference)
                 is_incident = found.conclusive(test) and is_global(clause, arms)
                 evidence[clause.key] = found.vetoed() if is_incident else found
         return replace(self, evidence=evidence, gauges=gauges)

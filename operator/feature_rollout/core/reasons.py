@@ -170,7 +170,6 @@ DESCRIPTIONS: dict[str, str] = {
     "MetricUnbound": "A clause or a gate names a metric that the rollout does not bind: a guard that would never fire.",
     "LimitMismatch": "A limit does not fit its metric: a Ratio wants a percentage, a Gauge a plain number.",
     "GaugeTooSlow": "A Gauge is in a row whose deadline is too short to judge it.",
-    "ControlOnGauge": "A Gauge is to be compared with the control arm, which only a Ratio can be.",
     "DecreaseTooLarge": "A relative decrease is of 100 % or more, which can never be.",
     "IncreaseTooSmall": "A relative increase is so small that healthy days differ by more.",
     "DuplicateClause": "A row has the same clause twice.",

@@ -109,8 +109,12 @@ def of_ratio(key: str, looks: Iterable[Look]) -> Reference:
 
 def of_gauge(key: str, looks: Iterable[Look]) -> Reference:
     """The reference of a Gauge: the median of each hour of the day."""
-    values = [look.value if look.is_measured else None for look in looks]
-    starts = [look.window.start for look in looks]
+    starts, values = [], []
+    for look in looks:
+        starts.append(look.window.start)
+        # Before the rollout everybody was in what is now the control arm.
+        value = look.control_value if look.value is None else look.value
+        values.append(value if look.error is None else None)
     blocks = [Block(start, value=value) for start, value in zip(starts, values, strict=True) if value is not None]
     if not blocks:
         return Reference(key, note="it has no data in the seven days before")

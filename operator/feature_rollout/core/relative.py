@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from feature_rollout.core.evidence import Arm, Evidence, Test, default_dispersion
+from feature_rollout.core.gauge import Pair
 from feature_rollout.core.looks import Look
 from feature_rollout.core.plan import BaselineType, Clause, Metric, MetricType, Plan, Sense
 from feature_rollout.core.reference import BLOCK, Block, Reference, gauge_limit, ratio_limit
@@ -62,22 +63,34 @@ def limit_of(clause: Clause, metric: Metric, reference: Reference | None, look: 
     if clause.baseline is None:
         return clause.limit.value
     if clause.baseline is BaselineType.CONTROL:
-        control, change = look.control_number, clause.limit.value
-        return None if control is None else control * (1 + change if clause.sense is Sense.ABOVE else 1 - change)
+        return None if look.control_number is None else _control_limit(clause, look.control_number)
     limit = past_limit(clause, metric, reference, look.window.start)
     if limit is None or metric.type is MetricType.GAUGE or clause.sense is Sense.ABOVE:
         return limit
     return 1 - limit
 
 
+def _control_limit(clause: Clause, control: float) -> float:
+    """What the control arm's number comes to: away from it in the direction of the change, also below zero."""
+    change = clause.limit.value if clause.sense is Sense.ABOVE else -clause.limit.value
+    return control + change * abs(control)
+
+
+def is_by_signs(clause: Clause, metric: Metric) -> bool:
+    """Whether the clause compares blocks of a Gauge with those of its control arm."""
+    return metric.type is MetricType.GAUGE and clause.baseline is BaselineType.CONTROL and clause.persist is None
+
+
 def test_name(clause: Clause, metric: Metric) -> str:
     """Which rule the clause is judged by, in few words."""
-    if clause.baseline is BaselineType.CONTROL:
-        return "two-sample, against the control arm"
     if metric.type is MetricType.RATIO:
-        rule = "one-sample"
+        rule = "two-sample" if clause.baseline is BaselineType.CONTROL else "one-sample"
+    elif clause.persist is not None:
+        rule = f"{clause.persist.failures} of {clause.persist.of} looks"
     else:
-        rule = f"{clause.persist.failures} of {clause.persist.of} looks" if clause.persist else "blocks of looks"
+        rule = "sign test of blocks" if is_by_signs(clause, metric) else "blocks of looks"
+    if clause.baseline is BaselineType.CONTROL:
+        return f"{rule}, against the control arm"
     return f"{rule}, against the past of the hour" if needs_past(clause) else rule
 
 
@@ -107,6 +120,15 @@ def judged(
         return evidence.looked(test, *bad, start)
     limit = past_limit(clause, metric, reference, start)
     return evidence if limit is None else evidence.looked(test, *bad, start, limit)
+
+
+def judged_pair(evidence: Evidence, test: Test, clause: Clause, pair: Pair) -> Evidence:
+    """The evidence after a block of a Gauge and of its control arm; one that is just at the limit is dropped."""
+    limit = _control_limit(clause, pair.control)
+    if pair.treated == limit:
+        return evidence
+    is_worse = pair.treated > limit if clause.sense is Sense.ABOVE else pair.treated < limit
+    return evidence.signed(test, pair.start, is_worse=is_worse)
 
 
 def is_global(clause: Clause, arms: Sequence[Arms]) -> bool:

@@ -305,6 +305,7 @@ def _texts(query: PrometheusQuery) -> dict[str, str]:
         "value": query.value,
         "controlEvents": query.control_events,
         "controlUnits": query.control_units,
+        "controlValue": query.control_value,
     }
     return {name: text for name, text in named.items() if text is not None}
 
@@ -335,12 +336,14 @@ def _past_look(metric: str, window: Window, query: PrometheusQuery, series: Mapp
 def _look(metric: str, window: Window, query: PrometheusQuery, numbers: Mapping[str, float | None]) -> Look:
     units = _count("units", numbers.get("units"))
     if query.type is MetricType.GAUGE:
-        value = numbers["value"]
-        if value is not None and math.isinf(value):
-            raise PrometheusError("value is infinite")
-        # NaN is what 0/0 and the quantile of nothing give: nothing happened, and nothing was measured.
-        has_value = value is not None and not math.isnan(value) and units != 0
-        return Look(metric, window, units=units, value=value if has_value else None)
+        value = _value("value", numbers["value"])
+        if units == 0:
+            value = None
+        if query.control_value is None:
+            return Look(metric, window, units=units, value=value)
+        control = _value("controlValue", numbers["controlValue"])
+        is_empty = 0.0 if control is None else None
+        return Look(metric, window, units=units, value=value, control_units=is_empty, control_value=control)
     events, units = _arm(numbers, "events", "units")
     control_events, control_units = _arm(numbers, "controlEvents", "controlUnits")
     if query.control_events is not None:
@@ -368,6 +371,13 @@ def _arm(numbers: Mapping[str, float | None], events_name: str, units_name: str)
             raise PrometheusError(f"{units_name} has no series while {events_name} has")
         return None, None
     return events, units
+
+
+def _value(name: str, number: float | None) -> float | None:
+    """A Gauge's value. NaN is what 0/0 and the quantile of nothing give: nothing was measured."""
+    if number is not None and math.isinf(number):
+        raise PrometheusError(f"{name} is infinite")
+    return None if number is None or math.isnan(number) else number
 
 
 def _count(name: str, number: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -18,8 +18,10 @@ _FAILURES_MAX: Final = 3
 
 _PLACEHOLDER: Final = re.compile(r"%\(([^)]*)\)[sbt]")
 _COLUMNS: Final = {MetricType.RATIO: ("events", "units"), MetricType.GAUGE: ("value", "units")}
-# The users without the flags, beside those with them: both or none.
-_CONTROL: Final = ("control_events", "control_units")
+# The users without the flags, beside those with them: all of these columns or none.
+_CONTROL: Final = {MetricType.RATIO: ("control_events", "control_units"), MetricType.GAUGE: ("control_value",)}
+# All other numbers are counts.
+_SIGNED: Final = frozenset({"value", "control_value"})
 _NUMBERS: Final = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric"})
 
 
@@ -116,10 +118,10 @@ def _checked_columns(cursor: Cursor, type_: MetricType) -> list[str]:
     for name in required:
         if name not in names:
             raise UnusableAnswerError(f"column {name} is missing; a {type_} has {' and '.join(wanted)}")
-    arms = _CONTROL if type_ is MetricType.RATIO and any(name in names for name in _CONTROL) else ()
+    arms = _CONTROL[type_] if any(name in names for name in _CONTROL[type_]) else ()
     for name in arms:
         if name not in names:
-            raise UnusableAnswerError(f"column {name} is missing; a control arm has {' and '.join(_CONTROL)}")
+            raise UnusableAnswerError(f"column {name} is missing; a control arm has {' and '.join(arms)}")
     for i, name in enumerate(names):
         if name not in (*wanted, *arms) or name in names[:i]:
             # By its place: a name that nobody asked for may be anything.
@@ -140,12 +142,17 @@ def _look(metric: str, window: Window, type_: MetricType, row: Mapping[str, Any]
     numbers = {name: _number(name, value) for name, value in row.items()}
     units = numbers.get("units")
     if type_ is MetricType.GAUGE:
-        value = numbers["value"]
-        return Look(metric, window, value=value, units=units if value is not None else None)
+        value, control_value = numbers["value"], numbers.get("control_value")
+        is_empty = "control_value" in numbers and control_value is None
+        look = Look(
+            metric, window, value=value, units=units if value is not None else None, control_value=control_value
+        )
+        return replace(look, control_units=0.0) if is_empty else look
     counts = _arm(numbers, "events", "units")
-    if _CONTROL[0] not in numbers:
+    control_columns = _CONTROL[type_]
+    if control_columns[0] not in numbers:
         return Look(metric, window, *counts) if counts else Look(metric, window)
-    control = _arm(numbers, *_CONTROL)
+    control = _arm(numbers, *control_columns)
     if counts is None and control is None:
         return Look(metric, window)
     # An arm that nobody is in yet is empty, and the other one is worth knowing.
@@ -180,6 +187,6 @@ def _number(name: str, value: object) -> float | None:
         number = math.inf
     if not math.isfinite(number):
         raise UnusableAnswerError(f"{name} is {'NaN' if math.isnan(number) else 'infinite'}")
-    if name != "value" and number < 0:
+    if name not in _SIGNED and number < 0:
         raise UnusableAnswerError(f"{name} is {number:g}, 0 or more is wanted")
     return number

@@ -501,6 +501,15 @@ OTHERS = [
         kind="MetricTemplate",
     ),
     Case(
+        "a Ratio with a Gauge's control arm",
+        both(
+            drop("sql"),
+            put("prometheus", {"providerRef": REF, "events": "a", "units": "b", "controlValue": "c"}),
+        ),
+        "the control arm of a Ratio does not fit",
+        kind="MetricTemplate",
+    ),
+    Case(
         "an argument that is no identifier",
         put("args", [{"name": "my flag"}]),
         '"my flag" is not an identifier: use letters, digits and _, such as feature_flags',

@@ -266,12 +266,6 @@ INVALID = [
         'spec.matrix.rows[0].when[0].increase: "49.9%" against the past would revert healthy rollouts',
     ),
     (
-        "a Gauge against the control arm",
-        put("matrix.rows.1.when", [{"metric": "latency", "increase": "5%", "baseline": {"type": "Control"}}]),
-        reasons.CONTROL_ON_GAUGE,
-        "spec.matrix.rows[1].when[0].baseline: latency is a Gauge, which is not compared with a control arm: use a Ra",
-    ),
-    (
         "a decrease by all there is",
         put("matrix.rows.0.when", [{"metric": "errors", "decrease": "100%", "baseline": {"type": "Control"}}]),
         reasons.DECREASE_TOO_LARGE,
@@ -528,6 +522,29 @@ class TestPrometheus:
         query = resolve(bound).prometheus["errors"]
         assert query.events == 'sum(e{flag="a\\"} or b{c=\\""}[{{window}}])'
         assert (query.control_events, query.control_units) == ("c", "d")
+
+    def test_a_gauge_has_a_value_in_the_control_arm(self) -> None:
+        source = {"providerRef": {"name": "p"}, "value": "a", "controlValue": "c"}
+        template = {"type": "Gauge", "prometheus": source}
+        query = resolve(
+            changed(
+                put("metrics.0.template", template),
+                put("stages", [{"name": "ten", "flags": [{"names": ["a"], "percentage": 10}]}]),
+                put(
+                    "matrix.rows",
+                    [
+                        {
+                            "severity": "High",
+                            "when": [{"metric": "errors", "increase": "5%", "baseline": {"type": "Control"}}],
+                            "respondWithin": "2h",
+                            "action": {"type": "DisableFlags"},
+                        }
+                    ],
+                ),
+            )
+        )
+        assert query.prometheus["errors"].control_value == "c"
+        assert str(query.plan.rows[0].clauses[0]) == "errors increase 5% against Control"
 
     @pytest.mark.parametrize(
         ("providers", "reason", "words"),

@@ -261,6 +261,7 @@ def test_a_metric_shows_its_control_arm_the_limit_in_force_and_which_test_judges
         (above("latency", "2"), gauge(), "blocks of looks"),
         (relative("latency"), gauge(), "blocks of looks, against the past of the hour"),
         (above("latency", "2", persist=Persist(8, 10)), gauge(), "8 of 10 looks"),
+        (relative("latency", baseline=BaselineType.CONTROL), gauge(), "sign test of blocks, against the control arm"),
     ],
     ids=str,
 )

@@ -35,6 +35,7 @@ AT = WINDOW.end.timestamp()
 RATIO = PrometheusQuery("p", MetricType.RATIO, events="bad", units="all")
 ARMS = PrometheusQuery("p", MetricType.RATIO, events="bad", units="all", control_events="cbad", control_units="call")
 GAUGE = PrometheusQuery("p", MetricType.GAUGE, value="p95", units="all")
+GAUGES = PrometheusQuery("p", MetricType.GAUGE, value="p95", control_value="cp95")
 SECRET = "hunter2-said-the-server"
 
 
@@ -78,6 +79,9 @@ LOOKS: list[tuple[str, PrometheusQuery, dict[str, Any], dict[str, Any]]] = [
     ("a negative value", GAUGE, {"p95": -1, "all": 10}, {"value": -1.0, "units": 10.0}),
     ("the quantile of nothing", GAUGE, {"p95": "NaN", "all": 10}, {"units": 10.0}),
     ("a value of nobody", GAUGE, {"p95": 0.4, "all": 0}, {"units": 0.0}),
+    ("values of both arms", GAUGES, {"p95": 0.4, "cp95": -0.2}, {"value": 0.4, "control_value": -0.2}),
+    ("nobody without the flags", GAUGES, {"p95": 0.4, "cp95": "NaN"}, {"value": 0.4, "control_units": 0.0}),
+    ("nobody with the flags", GAUGES, {"p95": None, "cp95": 0.3}, {"control_value": 0.3}),
     ("no series of a value", GAUGE, {"p95": None, "all": None}, {}),
 ]
 
@@ -94,7 +98,7 @@ async def test_a_look(
     seen = await look(client, query)
     assert seen == Look("m", WINDOW, **wanted)
     assert seen.checked() == seen
-    assert seen.is_measured == bool(wanted.get("units") and ("events" in wanted or "value" in wanted))
+    assert seen.is_measured == bool("value" in wanted or (wanted.get("units") and "events" in wanted))
 
 
 NUMBERS = [
