@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test unit bench bench-store lock clean
+.PHONY: help setup toolchain demo check fmt generate test unit bench bench-core bench-store lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test: check toolchain ## Every check and every test
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py
+
+bench-core: setup ## What a decision and a look cost, as JSON
+	@PYTHONPATH=tests $(BIN)/python tests/bench/core.py
 
 bench-store: setup ## What the flag store costs beside pgbench, and evaluations a second, as JSON
 	@$(BIN)/python tests/bench/store.py

@@ -87,6 +87,12 @@ def _whole_control_arm(spec: MetricTemplateSpec) -> Found:
     return None if fits else {"type": str(spec.type)}
 
 
+def _sample_has_arms(spec: MetricTemplateSpec) -> Found:
+    has_arms = spec.prometheus is None or spec.prometheus.control_units is not None
+    is_of_users = spec.type is MetricType.RATIO and spec.counts is Counts.USERS
+    return None if not spec.sample_ratio or (is_of_users and has_arms) else {}
+
+
 class MetricTemplateSpec(ApiModel):
     """A metric's type and its query."""
 
@@ -94,6 +100,12 @@ class MetricTemplateSpec(ApiModel):
     """Ratio: bad events of units, which exact tests work on. Gauge: one number a look."""
     counts: Counts = Counts.EVENTS
     """What a Ratio's units are. Users: distinct users in each window, so failures come one by one and not in bursts."""
+    sample_ratio: bool = False
+    """Whether the rollout holds unless the arms' users are split as the stage's percentage says.
+
+    For a Ratio of users with a control arm: all users without the flags, and each user in one window of a stage only,
+    as at a sign-up or a first visit.
+    """
     delay: Duration = Duration("0s")
     """How long after a window's end its numbers are settled."""
     unit: Annotated[str, Field(max_length=16)] = ""
@@ -130,6 +142,12 @@ class MetricTemplateSpec(ApiModel):
             "a Gauge has controlValue, or none",
             _whole_control_arm,
             type="self.type",
+        ),
+        Rule(
+            """!self.sampleRatio || (self.type == 'Ratio' && self.counts == 'Users'
+            && (!has(self.prometheus) || has(self.prometheus.controlUnits)))""",
+            "sampleRatio is of users in two arms: write type: Ratio, counts: Users and a control arm",
+            _sample_has_arms,
         ),
     )
 

@@ -80,6 +80,7 @@ class BoundMetric:
             counts_users=self.template.counts is Counts.USERS,
             mode=self.binding.mode,
             key=digest(self.identity),
+            sample_ratio=self.template.sample_ratio,
         )
 
     def sql_query(self) -> SqlQuery | None:

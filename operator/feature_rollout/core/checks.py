@@ -18,6 +18,8 @@ ASK_FAILED_AGAIN_AFTER = timedelta(seconds=10)
 PREFLIGHT = "preflight"
 # What a person acknowledges by a Confirm that names it, although no plan has it as a check.
 GUARDS_QUIET = "guards-quiet"
+SAMPLE_RATIO = "sample-ratio"
+ACKNOWLEDGED = (GUARDS_QUIET, SAMPLE_RATIO)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from feature_rollout.core import reasons, steps
 from feature_rollout.core import requests as people_requests
-from feature_rollout.core.checks import GUARDS_QUIET
+from feature_rollout.core.checks import GUARDS_QUIET, SAMPLE_RATIO
 from feature_rollout.core.checks import Check as Condition
 from feature_rollout.core.clearance import approvals_missing, cited, command, preflight
 from feature_rollout.core.clearance import unmet as unmet_checks
@@ -40,6 +40,7 @@ from feature_rollout.core.plan import (
     format_duration,
 )
 from feature_rollout.core.relative import wanted_references
+from feature_rollout.core.sample import mismatches
 from feature_rollout.core.state import NOT_STARTED, Breach, Ledger
 
 Check = Callable[[View], Decision | None]
@@ -340,6 +341,20 @@ def _evidence_against(view: View) -> Decision | None:
     return None
 
 
+def _sampled(view: View) -> Decision | None:
+    """Arms that are not split as planned are no fair comparison, whatever they show."""
+    if view.ledger.people.confirmed(SAMPLE_RATIO, view.ledger.uid, view.plan.plan_hash) is not None:
+        return None
+    found = mismatches(view.plan, view.ledger, view.progress)
+    if not found:
+        return None
+    message = (
+        f"Users are not split as planned: {'; '.join(found)}. See why, then confirm it: "
+        f"{command(view, 'confirm', SAMPLE_RATIO)}."
+    )
+    return _hold(Phase.HELD, reasons.SAMPLE_RATIO_MISMATCH, message, waiting_for=found)
+
+
 def _blind(view: View) -> Decision | None:
     """Not knowing is not passing."""
     notes = _notes(view, GuardState.BLIND)
@@ -579,6 +594,7 @@ CHECKS: tuple[Check, ...] = (
     *STANDSTILL,
     _preflight,
     _evidence_against,
+    _sampled,
     _blind,
     _reference,
     _unseen,

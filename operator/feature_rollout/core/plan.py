@@ -135,7 +135,7 @@ class Metric:
     """A bound metric. `blocker` says why this version cannot measure it, or is None.
 
     `key` names what its numbers are of: it changes when its template, its arguments or its
-    provider do.
+    provider do. `sample_ratio`: its units must be split between the arms as the plan has it.
     """
 
     name: str
@@ -147,6 +147,7 @@ class Metric:
     mode: Mode = Mode.ENFORCE
     blocker: str | None = None
     key: str = ""
+    sample_ratio: bool = False
 
     def format(self, value: float) -> str:
         """A value of this metric as people read it."""

@@ -50,7 +50,7 @@ class MetricProgress:
     `failures` is how many of the newest looks, without a gap, its source has failed to answer; `failing_since` is
     the start of the first of them.
     `key` is the metric's when it was looked at; `arms` are those of its newest looks. `data_until` is the end of
-    the newest window that had data.
+    the newest window that had data. `sample` is how many units of the present stage were in the treated and in the control arm.
     """
 
     looked_until: datetime | None = None
@@ -64,6 +64,7 @@ class MetricProgress:
     key: str = ""
     arms: tuple[Arms, ...] = ()
     data_until: datetime | None = None
+    sample: tuple[float, float] = (0.0, 0.0)
 
     def observed(self, look: Look, *, healthy: bool, keep_value: bool) -> MetricProgress:
         spans = self.healthy
@@ -85,6 +86,7 @@ class MetricProgress:
             key=self.key,
             arms=_with_arms(self.arms, look),
             data_until=look.window.end if measured else self.data_until,
+            sample=_with_units(self.sample, look),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +102,7 @@ class MetricProgress:
             "key": self.key,
             "arms": [[*treated, *control] for treated, control in self.arms],
             "dataUntil": self.data_until.isoformat() if self.data_until else None,
+            "sample": list(self.sample),
         }
 
     @classmethod
@@ -117,6 +120,7 @@ class MetricProgress:
             key=data.get("key", ""),
             arms=tuple((Arm(a, b), Arm(c, d)) for a, b, c, d in data.get("arms", ())),
             data_until=_time(data.get("dataUntil")),
+            sample=(float(data["sample"][0]), float(data["sample"][1])) if "sample" in data else (0.0, 0.0),
         )
 
 
@@ -156,7 +160,7 @@ class Progress:
             }
             gauges = {}
         metrics = {
-            name: replace(progress, events=0.0, units=0.0, values=(), healthy=())
+            name: replace(progress, events=0.0, units=0.0, values=(), healthy=(), sample=(0.0, 0.0))
             for name, progress in self.metrics.items()
         }
         references = {name: found.settled() if raised else found for name, found in self.references.items()}
@@ -446,6 +450,14 @@ def _with_arms(arms: tuple[Arms, ...], look: Look) -> tuple[Arms, ...]:
     if look.error is not None or control is None:
         return arms
     return (*arms, (treated, control))[-VETO_LOOKS:]
+
+
+def _with_units(sample: tuple[float, float], look: Look) -> tuple[float, float]:
+    """Also of a look without treated users: to leave those out would make the treated seem too many."""
+    treated, control = arms_of(look)
+    if look.error is not None or control is None:
+        return sample
+    return sample[0] + treated.units, sample[1] + control.units
 
 
 def _is_ratio(plan: Plan, clause: Clause) -> bool:

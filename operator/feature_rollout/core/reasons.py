@@ -30,6 +30,7 @@ HOLD_ACTION = "HoldAction"
 GUARDS_BLIND = "GuardsBlind"
 GLOBAL_INCIDENT = "GlobalIncident"
 AWAITING_REFERENCE = "AwaitingReference"
+SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch"
 GUARD_TOO_TIGHT = "GuardTooTight"
 NO_TRAFFIC = "NoTraffic"
 NOT_IN_EFFECT = "NotInEffect"
@@ -136,6 +137,7 @@ DESCRIPTIONS: dict[str, str] = {
     GLOBAL_INCIDENT: "A guard is past its limit, and so are the users without the flags: the rollout holds.",
     AWAITING_REFERENCE: "The seven days before the first raise are read, which the guards are compared with.",
     GUARD_TOO_TIGHT: "A guard would have fired in the seven days before, without any rollout; a person must see to it.",
+    SAMPLE_RATIO_MISMATCH: "Users are not split between the arms as the plan has it; a person must see to it.",
     GUARDS_BLIND: "A guard cannot be evaluated; nothing is raised, and nothing is reverted unless `onBlind` says so.",
     NO_TRAFFIC: "A guard's metric has had no data for longer than three intervals; healthy time does not count.",
     NOT_IN_EFFECT: "The plan demands something that this version cannot do; it waits instead of skipping it.",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from feature_rollout.core import reasons, steps
-from feature_rollout.core.checks import GUARDS_QUIET, Check
+from feature_rollout.core.checks import ACKNOWLEDGED, Check
 from feature_rollout.core.clearance import approvers, preflight
 from feature_rollout.core.decision import View
 from feature_rollout.core.guards import Guard, GuardState
@@ -255,8 +255,8 @@ def _confirm(view: View, request: Request) -> Ruling:
         return stranger
     coming = view.next_stage.checks if view.next_stage and view.ledger.latch is None else ()
     check = _named(request, (*preflight(view), *coming))
-    if check is None and request.check == GUARDS_QUIET:
-        check = Check(GUARDS_QUIET, confirm="")
+    if check is None and request.check in ACKNOWLEDGED:
+        check = Check(request.check, confirm="")
     if check is None:
         return _not_asked(view, request)
     if check.confirm is None:

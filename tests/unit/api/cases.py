@@ -510,6 +510,23 @@ OTHERS = [
         kind="MetricTemplate",
     ),
     Case(
+        "a sample ratio of events",
+        put("sampleRatio", True),
+        "sampleRatio is of users in two arms: write type: Ratio, counts: Users and a control arm",
+        kind="MetricTemplate",
+    ),
+    Case(
+        "a sample ratio without a control arm",
+        both(
+            put("sampleRatio", True),
+            put("counts", "Users"),
+            drop("sql"),
+            put("prometheus", {"providerRef": REF, "events": "a", "units": "b"}),
+        ),
+        "sampleRatio is of users in two arms",
+        kind="MetricTemplate",
+    ),
+    Case(
         "an argument that is no identifier",
         put("args", [{"name": "my flag"}]),
         '"my flag" is not an identifier: use letters, digits and _, such as feature_flags',

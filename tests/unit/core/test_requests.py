@@ -290,6 +290,9 @@ def test_there_is_a_rule_for_every_type() -> None:
             asked(RequestType.CONFIRM, check="guards-quiet"), {}, (APPLIED, "Confirmed", ""), id="an acknowledgement"
         ),
         pytest.param(
+            asked(RequestType.CONFIRM, check="sample-ratio"), {}, (APPLIED, "Confirmed", ""), id="another one"
+        ),
+        pytest.param(
             asked(RequestType.PROMOTE, stage="half"), {}, (REFUSED, "StageNotNext", "in stage ten"), id="another stage"
         ),
         pytest.param(
