@@ -325,6 +325,8 @@ def _unmet(view: View, checks: tuple[Condition, ...], what: str) -> Decision | N
 def _evidence_against(view: View) -> Decision | None:
     """Enough against the rollout to stop it, or a breached row whose action is to hold."""
     for guard in view.guards:
+        if guard.state not in _AGAINST:
+            continue
         severity, waiting = guard.row.severity, (str(guard.clause),)
         if guard.state is GuardState.BREACHED:
             message = f"{guard.clause} is breached ({severity}); held until there is no evidence of it any more."
@@ -335,10 +337,12 @@ def _evidence_against(view: View) -> Decision | None:
                 "not the rollout's doing. Held until it is over."
             )
             return _hold(Phase.HELD, reasons.GLOBAL_INCIDENT, message, waiting_for=waiting)
-        if guard.state is GuardState.HOLDING:
-            message = f"There is evidence against {guard.clause} ({severity}); held until it is below 20."
-            return _hold(Phase.HELD, reasons.EVIDENCE_AGAINST, message, waiting_for=waiting)
+        message = f"There is evidence against {guard.clause} ({severity}); held until it is below 20."
+        return _hold(Phase.HELD, reasons.EVIDENCE_AGAINST, message, waiting_for=waiting)
     return None
+
+
+_AGAINST = (GuardState.BREACHED, GuardState.INCIDENT, GuardState.HOLDING)
 
 
 def _sampled(view: View) -> Decision | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Any
 
 from feature_rollout.core.calendar import Calendar
@@ -271,7 +272,8 @@ class Notice:
         return f"{self.path} ({self.consequence})"
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots, which leave no place for what is cached: each decision asks for it many times.
+@dataclass(frozen=True)
 class Plan:
     """All of a rollout, resolved. `rows` are sorted, most severe first."""
 
@@ -287,23 +289,23 @@ class Plan:
     notices: tuple[Notice, ...] = ()
     preflight: tuple[Check, ...] = ()
 
-    @property
+    @cached_property
     def flags(self) -> tuple[str, ...]:
         """Every flag that the plan names, in order of first appearance."""
         return tuple(dict.fromkeys(name for stage in self.stages for name in stage.flags))
 
-    @property
+    @cached_property
     def lowering_clauses(self) -> int:
         """C of docs/statistics.md: clauses whose row lowers exposure, at least one."""
         enforced = (c for row in self.rows if row.action.type.lowers for c in row.clauses if self.is_enforced(c))
         return max(1, sum(1 for _ in enforced))
 
-    @property
+    @cached_property
     def flag_stages(self) -> int:
         """S of docs/statistics.md: stages with flags, at least one."""
         return max(1, sum(1 for stage in self.stages if stage.entries))
 
-    @property
+    @cached_property
     def bakes(self) -> timedelta:
         return sum((stage.bake for stage in self.stages), timedelta(0))
 
@@ -314,6 +316,10 @@ class Plan:
 
     def guards(self) -> tuple[tuple[Row, Clause], ...]:
         """Every clause that may act, the most severe row first."""
+        return self._guards
+
+    @cached_property
+    def _guards(self) -> tuple[tuple[Row, Clause], ...]:
         return tuple((row, clause) for row in self.rows for clause in row.clauses if self.is_enforced(clause))
 
     def exposure_after(self, stage: int, baseline: Mapping[str, Exposure]) -> dict[str, Exposure]:
@@ -333,7 +339,7 @@ class Plan:
         pairs = enumerate(zip(self.stages, executed, strict=False))
         return next((i for i, (stage, digest) in pairs if stage.digest != digest), min(len(self.stages), len(executed)))
 
-    @property
+    @cached_property
     def gated_metrics(self) -> frozenset[str]:
         return frozenset(gate.metric for stage in self.stages for gate in stage.gates)
 

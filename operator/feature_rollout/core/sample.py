@@ -48,13 +48,12 @@ def log_evidence(treated: float, control: float, share: float) -> float:
 
 def mismatches(plan: Plan, ledger: Ledger, progress: Progress) -> tuple[str, ...]:
     """What of the present stage is not split as planned, or cannot be known although it was asked for; in words."""
-    percentage = planned_percentage(ledger)
+    metrics = [m for m in plan.metrics.values() if m.sample_ratio and m.mode is Mode.ENFORCE and not m.blocker]
+    percentage = planned_percentage(ledger) if metrics else None
     if percentage is None:
         return ()
     found = []
-    for metric in plan.metrics.values():
-        if not metric.sample_ratio or metric.mode is not Mode.ENFORCE or metric.blocker:
-            continue
+    for metric in metrics:
         measured = progress.of(metric.name)
         if measured.latest is not None and measured.latest.is_measured and not measured.latest.has_control:
             found.append(f"{metric.name} has no control arm: its query must give control_events and control_units")
