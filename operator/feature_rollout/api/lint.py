@@ -54,6 +54,7 @@ class Check(StrEnum):
     PERSIST = "persist"
     SHORT_DEADLINE = "short-deadline"
     LOWERING_STAGE = "lowering-stage"
+    JOB = "job"
     NO_EFFECT = "no-effect"
     UNKNOWN_STAGE = "unknown-stage"
 
@@ -70,6 +71,7 @@ DESCRIPTIONS: Mapping[Check, str] = {
     Check.PERSIST: "A count of looks where a test would be better.",
     Check.SHORT_DEADLINE: "A deadline that small harm cannot be proved within.",
     Check.LOWERING_STAGE: "A stage that lowers exposure.",
+    Check.JOB: "A check's Job that is not in the files, or cannot be made as it is written.",
     Check.NO_EFFECT: "A field that has no effect in this version.",
     Check.UNKNOWN_STAGE: "An action for a stage that the rollout has not.",
 }
@@ -279,17 +281,17 @@ def _lint_job(
     data = manifests.config_maps.get((namespace, reference.name))
     if data is None:
         text = f"{path}: there is no ConfigMap {reference.name} in these files: is it in the cluster?"
-        yield Finding(Level.WARNING, where, text)
+        yield Finding(Level.WARNING, Check.JOB, where, text)
         return
     place = f"{path}: ConfigMap {reference.name} {reference.key}"
     given = data.get(reference.key)
     if not isinstance(given, str) or not given:
-        yield Finding(Level.ERROR, where, f"{place}: no text is under this key: add it or correct the key")
+        yield Finding(Level.ERROR, Check.JOB, where, f"{place}: no text is under this key: add it or correct the key")
         return
     try:
         parse_job(given, namespace)
     except InvalidJob as error:
-        yield Finding(Level.ERROR, where, f"{place}: {error}")
+        yield Finding(Level.ERROR, Check.JOB, where, f"{place}: {error}")
 
 
 def _referenced(

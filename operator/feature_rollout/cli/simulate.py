@@ -87,7 +87,7 @@ def _resolved(documents: Sequence[Document]) -> Resolved:
         raise click.UsageError(f"one FeatureRollout is simulated at a time, and these files have {len(found)}{names}")
     (resolved,) = found
     stages = tuple(replace(stage, blockers=()) for stage in resolved.plan.stages)
-    return replace(resolved, plan=replace(resolved.plan, stages=stages, preflight_blockers=()))
+    return replace(resolved, plan=replace(resolved.plan, stages=stages))
 
 
 def _assumed(rollout: FeatureRollout) -> Iterator[str]:

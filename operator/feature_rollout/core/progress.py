@@ -50,7 +50,8 @@ class MetricProgress:
     `failures` is how many of the newest looks, without a gap, its source has failed to answer; `failing_since` is
     the start of the first of them.
     `key` is the metric's when it was looked at; `arms` are those of its newest looks. `data_until` is the end of
-    the newest window that had data. `sample` is how many units of the present stage were in the treated and in the control arm.
+    the newest window that had data. `sample` is how many units of the present stage were in the treated and in the
+    control arm.
     """
 
     looked_until: datetime | None = None
