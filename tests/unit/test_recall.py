@@ -88,7 +88,7 @@ async def test_a_restart_does_not_ask_again_and_one_in_the_middle_does() -> None
     world.source.hanging_history = False
     world.restart()
     await until_raised(world)
-    await world.step()
+    await world.run(seconds(1))
     assert world.source.histories[1:] == [("errors", WIDE), ("errors", BLOCKS)]
     world.restart()
     await world.run(timedelta(hours=1))

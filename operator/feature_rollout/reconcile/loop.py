@@ -160,10 +160,12 @@ class Reconciler:
                 return self._due(view)
             if not await self._apply(target, session, view, decision, store):
                 return RETRY
+            # Told in the next step, which comes behind the others that wait: their reverts go before our words.
             session.untold = decision
-            view = await self._gatherer.view(target, session, session.plan, store)
-            self._teller.answer(target, session, view)
+            return AT_ONCE
         decision, session.untold = session.untold, None
+        # What a checkpoint has sent since then named the stage before, and was not taken.
+        session.unsaved = True
         self._teller.announce(target, view, decision)
         await self._teller.tell(target, session, view, decision)
         return AT_ONCE

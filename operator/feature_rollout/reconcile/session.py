@@ -83,7 +83,7 @@ class Session:
     # When the newest look that was taken in was answered, by the clock of the event loop.
     answered_at_s: float | None = None
     recalls: dict[str, Recall] = field(default_factory=dict)
-    # What was done and has not been told yet, because the store failed between the two.
+    # What was done and is told in the next step.
     untold: Decision | None = None
     status: Mapping[str, Any] | None = None
     status_lost: bool = False
