@@ -164,7 +164,9 @@ def commits(database: Database, flags: Sequence[str], kind: str) -> dict[str, fl
 
 def writes_per_look(bench: World, operator: Operator, looks: int) -> tuple[float, float]:
     """Writing calls to the API server, and writing transactions, for each look: once what is new has been said."""
-    operator.wait_looks(looks // 10)
+    said = -1.0
+    while said != (said := counts(bench, operator)[1]):
+        operator.wait_looks(looks // 10)
     begun = counts(bench, operator)
     wait_for(lambda: counts(bench, operator)[0] >= begun[0] + looks, 600.0, f"{looks} looks")
     ended = counts(bench, operator)
