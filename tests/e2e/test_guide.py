@@ -196,7 +196,7 @@ def is_in_order(some: list[Rows], every: list[Rows]) -> bool:
 
 def test_from_safe_features_to_everything(guide: Guide, reader: Reader) -> None:
     world = guide.world
-    guide.begin(day_s=1.0, backup=False)
+    guide.begin(day_s=0.5, backup=False)
     waiting = " ".join(guide.wait_phase("Preflight")["next"]["waitingFor"])
     for check in ("backup-is-recent", *CHECKS):
         assert f"preflight/{check}" in waiting
