@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 4
+REPEATS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test unit bench bench-core bench-store lock clean
+.PHONY: help setup toolchain demo check fmt generate test unit chaos bench bench-core bench-store lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ unit: setup ## The tests that need no server
 
 test: check toolchain ## Every check and every test
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table of violations and times
+	FEATUREROLLOUT_CHAOS=$(REPEATS) $(BIN)/pytest tests/chaos -n $(WORKERS) --dist worksteal
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py

@@ -4,10 +4,11 @@ import asyncio
 import re
 import socket
 import struct
+import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from statistics import median
 from typing import Any, Self
 
@@ -156,6 +157,23 @@ class Network:
             await asyncio.sleep(LATENCY_S)
         while self._lasting in faults:
             await self._healed.wait()
+
+
+@contextmanager
+def in_a_thread(port: int) -> Iterator[tuple[Network, Callable[..., object]]]:
+    """A `Network` for tests that have no event loop, and how to call its methods: `call(network.arm, phase, fault)`."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="network", daemon=True)
+    thread.start()
+    manager = Network.to(port)
+    network = asyncio.run_coroutine_threadsafe(manager.__aenter__(), loop).result(10)
+    try:
+        yield network, loop.call_soon_threadsafe
+    finally:
+        asyncio.run_coroutine_threadsafe(manager.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def table(reports: Sequence[Any]) -> list[str]:

@@ -33,10 +33,13 @@ class Standby(PostgresServer):
         """A connection string of the superuser that finds whichever of the two takes writes."""
         return self.beside(self._primary.uri(database))
 
-    def beside(self, uri: str) -> str:
-        """A connection string that leads to the primary, made one that finds whichever of the two takes writes."""
+    def beside(self, uri: str, attributes: str = "read-write") -> str:
+        """A connection string that leads to the primary, made one that finds whichever of the two takes writes.
+
+        `attributes` is "primary" for a role whose sessions are read-only.
+        """
         both = f"{self.host}:{self._primary.port},{self.host}:{self.port}"
-        return f"{uri.replace(f'{self.host}:{self._primary.port}', both)}?target_session_attrs=read-write"
+        return f"{uri.replace(f'{self.host}:{self._primary.port}', both)}?target_session_attrs={attributes}"
 
     def catch_up(self) -> None:
         """Return when everything that the primary has committed is here."""

@@ -609,6 +609,24 @@ async def test_a_row_that_somebody_changed_is_still_lowered() -> None:
     assert world.status["phase"] == "RolledBack"
 
 
+async def test_a_table_that_is_locked_for_readers_too_does_not_keep_it_from_lowering() -> None:
+    """As it is while a change of the table waits for somebody: a lowering may interrupt it, a look at the rows not."""
+    world = World(PLAN)
+    await until_stage(world, 0)
+
+    def locked(name: str) -> None:
+        if name == "read flags" and not world.store.rows["bell"].is_off:
+            raise Problem("LockTimeout", "a row or table stayed locked by another session", stalled=False)
+
+    world.store.before = locked
+    await world.run(minutes(1))
+    assert world.ledger.stage == 0
+    world.source.answer = harm(minutes(1))
+    await world.run(minutes(3))
+    assert world.store.rows["bell"].is_off
+    assert world.status["phase"] == "RolledBack"
+
+
 @pytest.mark.parametrize(
     ("call", "problem"),
     [

@@ -84,6 +84,7 @@ ALL_FIELDS_IN_EFFECT = "AllFieldsInEffect"
 # What a person must mend.
 INVALID_PLAN = "InvalidPlan"
 LEDGER_MISSING = "LedgerMissing"
+LOCK_TIMEOUT = "LockTimeout"
 STORE_NOT_FOUND = "StoreNotFound"
 SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
 CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
@@ -196,7 +197,7 @@ DESCRIPTIONS: dict[str, str] = {
     "ColumnMissing": "A mapped column does not exist in the flag table.",
     "ColumnType": "A mapped column has a type that cannot hold what it should.",
     "DiskFull": "The database server has no room left.",
-    "LockTimeout": "Another session holds a lock for too long.",
+    LOCK_TIMEOUT: "Another session holds a lock for too long.",
     "ReadOnly": "The server or the role is read-only.",
     "WriteRefused": "A constraint, trigger or policy refused the write.",
     "FlagAmbiguous": "A flag has more than one row.",

@@ -122,7 +122,9 @@ class Gatherer:
         except Problem as unread:
             problem = problem or unread
             # Without a ledger row there is nothing to guard, and why it could not be opened is what people must know.
-            if not problem.stalled or unread.reason == reasons.LEDGER_MISSING:
+            # A lock that keeps the rows from being read may be held for hours: a lowering can interrupt who holds it.
+            passing = not problem.stalled and unread.reason != reasons.LOCK_TIMEOUT
+            if passing or unread.reason == reasons.LEDGER_MISSING:
                 raise problem from None
             snapshot = await store.read(target.key, [], [request.uid for request in target.requests])
         if problem is None:
