@@ -67,6 +67,16 @@ def test_doctor_looks_at_the_cluster(world: World) -> None:
     assert "get on secrets/supabase-db" in message
     assert "patch on featurerollouts.featurerollout.dev/status" not in message
     assert "featurerollouts/status.featurerollout.dev" in message
+    assert "jobs.batch" not in message, "no rollout has a check with a job"
+
+    manifest = {"configMapKeyRef": {"name": "rollout-jobs", "key": "rehearse.yaml"}}
+    world.apply(rollout(stages=[stage("ten", 10, checks=[{"name": "rehearsed", "job": manifest}])]))
+    found = doctor(right)
+    assert found["cluster: configmaps/rollout-jobs rehearse.yaml"][0] == "error"
+    assert found[f"cluster: rights of {right}"] == ("ok", "all that the operator needs")
+    message = doctor(wrong)[f"cluster: rights of {wrong}"][1]
+    assert "get on configmaps/rollout-jobs" in message
+    assert "create and get on jobs.batch" in message
 
 
 def test_what_is_not_there_and_what_nobody_has_seen(world: World) -> None:
