@@ -83,13 +83,44 @@ def test_a_verb_on_a_rollout_by_name_is_for_that_one(cluster: Cluster) -> None:
 
 
 def test_the_role_of_the_page_allows_what_it_says(cluster: Cluster) -> None:
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    role = yaml.safe_load(text)
+    role = yaml.safe_load(_manifests()[0])
     assert role["metadata"]["namespace"] == HERE
     allow(cluster, "reader-of-the-page", role["rules"])
     assert offer(cluster, action("Approve", "new-checkout"), "reader-of-the-page")[0] == CREATED
     assert offer(cluster, action("Approve", "another"), "reader-of-the-page")[0] == FORBIDDEN
     assert offer(cluster, action("RollBack", "new-checkout"), "reader-of-the-page")[0] == FORBIDDEN
+
+
+def test_the_documented_roles_reach_those_who_view_and_edit(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", "-", input=_manifests()[1])
+    for user, role in (("viewer", "view"), ("worker", "edit")):
+        cluster.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", "-n", HERE)
+
+    def pauses() -> bool:
+        status, answer = offer(cluster, action("Pause"), "worker")
+        assert status == CREATED, answer
+        return True
+
+    wait_for(pauses, 60.0, "the aggregation of the roles")
+    assert offer(cluster, action("RollBack"), "worker")[0] == CREATED
+    for kind in ("Approve", "Confirm", "Promote", "Retry"):
+        assert offer(cluster, action(kind), "worker")[0] == FORBIDDEN, kind
+    assert offer(cluster, action("Pause"), "worker", ELSEWHERE)[0] == FORBIDDEN
+
+    def sees() -> bool:
+        path = f"/apis/{OURS}/v1alpha1/namespaces/{HERE}/rolloutactions"
+        assert cluster.request("GET", path, user="viewer")[0] == 200
+        return True
+
+    wait_for(sees, 60.0, "the aggregation of the roles")
+    assert offer(cluster, action("Pause"), "viewer")[0] == FORBIDDEN
+
+
+def _manifests() -> list[str]:
+    """The YAML blocks of the page: a Role, and the roles for everybody."""
+    found = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == 2
+    return found
 
 
 def test_the_table_of_the_page_is_that_of_the_policy() -> None:

@@ -19,6 +19,8 @@ USERS = {
     "by-name": (),
     "other": (),
     "reader-of-the-page": (),
+    "viewer": (),
+    "worker": (),
 }
 CREATED, FORBIDDEN = 201, 403
 
