@@ -70,8 +70,9 @@ def _read(lines: Iterable[str], source: str, make: Callable[[Mapping[str, Any], 
             yield make(_object(json.loads(line)), number)
         except json.JSONDecodeError as error:
             raise RecordError(f"{source}:{number}: this is not JSON: {error.msg} (column {error.colno})") from None
-        except RecursionError:
-            raise RecordError(f"{source}:{number}: this is nested too deep") from None
+        except (RecursionError, ValueError):
+            # Brackets within brackets, or a number of thousands of digits.
+            raise RecordError(f"{source}:{number}: this is too deep, or a number in it too long") from None
         except _Wrong as wrong:
             raise RecordError(f"{source}:{number}: {wrong}") from None
 
@@ -143,7 +144,7 @@ def _row(record: Mapping[str, Any]) -> Exposure:
     # A comparison that NaN does not pass.
     if not 0 <= percentage <= 100:
         raise _Wrong(f"percentage: {json.dumps(record['percentage'])} is not from 0 to 100")
-    return Exposure(enabled, Decimal(f"{percentage:g}"), frozenset(groups))
+    return Exposure(enabled, Decimal(str(percentage)), frozenset(groups))
 
 
 def _only(record: Mapping[str, Any], known: set[str], what: str) -> None:

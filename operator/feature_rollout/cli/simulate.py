@@ -67,7 +67,7 @@ def command(
     for assumed in _assumed(resolved.rollout):
         click.echo(f"note: {assumed}", err=True)
     for line in simulate(scenario):
-        click.echo(json.dumps(line, ensure_ascii=False))
+        click.echo(json.dumps(line))
 
 
 def _resolved(documents: Sequence[Document]) -> Resolved:

@@ -109,7 +109,8 @@ def test_a_relative_path_stays_one(broken: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_an_item_of_a_list_has_its_own_line(tmp_path: Path) -> None:
     file = tmp_path / "list.yaml"
-    items = "".join(f"- {json.dumps({'apiVersion': 'featurerollout.dev/v1alpha1', 'kind': 'Nothing'})}\n" for _ in "ab")
+    group = "featurerollout.dev/v1alpha1"
+    items = "".join(f"- {{apiVersion: {group}, kind: Nothing, metadata: {{name: {name}}}}}\n" for name in "ab")
     file.write_text(f"apiVersion: v1\nkind: List\nitems:\n{items}")
     assert [found["line"] for found in json.loads(run(file, "-o", "json").stdout)] == [4, 5]
 

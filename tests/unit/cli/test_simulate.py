@@ -173,6 +173,7 @@ LOOK = {
     ("line", "message"),
     [
         ("{", ":2: this is not JSON: "),
+        ("1" * 5000, ":2: this is too deep, or a number in it too long"),
         ("[]", ":2: this is a list, where a JSON object should be"),
         ({**LOOK, "metric": "errors"}, ':2: metric: the rollout has no metric "errors": name one of error-rate'),
         ({**LOOK, "metric": None}, ":2: metric: a text is needed, and there is null"),
