@@ -22,7 +22,7 @@ class FakePrometheus:
         self.numbers: dict[str, float | str | None] = {}
         self.answer: Handler | None = None
         self.calls: list[dict[str, str]] = []
-        self.open = 0
+        self.open = self.most_open = 0
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -58,6 +58,7 @@ class FakePrometheus:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.calls.append({**request.query, "path": request.path})
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         try:
             if self.answer is not None:
                 return await self.answer(request)

@@ -342,11 +342,11 @@ def test_history_has_the_last_ten_transitions_and_nothing_else() -> None:
 
 
 def test_trouble_keeps_what_was_known_and_says_what_is_wrong() -> None:
-    before = drawn(view(ledger=replace(ledger_in(PLAN, 0), latch=LATCH)))
+    before = drawn(view())
     hold = Decision(Verb.HOLD, Phase.PENDING, TROUBLE.reason, TROUBLE.message)
     status = trouble_picture(hold, before, 8, T0)
     FeatureRolloutStatus.model_validate(status)
-    assert (status["phase"], status["observedGeneration"], status["rollback"]) == ("Pending", 8, before["rollback"])
+    assert (status["phase"], status["observedGeneration"], status["stage"]) == ("Pending", 8, before["stage"])
     told = {c["type"]: c["status"] for c in status["conditions"]}
     assert told == {
         "Ready": "False",
@@ -355,7 +355,7 @@ def test_trouble_keeps_what_was_known_and_says_what_is_wrong() -> None:
         "GuardsHealthy": "Unknown",
         "FlagsInSync": "Unknown",
         "Completed": "False",
-        "RolledBack": "True",
+        "RolledBack": "False",
     }
     assert "metrics" not in status
 

@@ -19,13 +19,13 @@ from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.plan import Approval
 from feature_rollout.core.status import picture, trouble_picture
 from support.fakes import T0, ledger_in, plan, stage
-from unit.core.test_status import GOOD, LATCH, PLAN, view
+from unit.core.test_status import GOOD, LATCH, PLAN, PREFLIGHT, view
 
 FROZEN = Calendar("UTC", (), (Freeze(T0.date(), T0.date() + timedelta(days=9), "a freeze"),))
 APPROVAL = plan(PLAN.stages[0], stage("half", ("bell", 50), approval=Approval(1)))
 BAKED, ERROR = [GOOD] * 10, {"error": "timeout"}
 SITUATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    "Preflight": ({"of": plan(preflight_blockers=("a job",)), "index": -1}, [GOOD]),
+    "Preflight": ({"of": PREFLIGHT, "index": -1}, [GOOD]),
     "Baking": ({}, [GOOD]),
     "AwaitingApproval": ({"of": APPROVAL}, BAKED),
     "AwaitingWindow": ({"of": plan(calendar=FROZEN)}, BAKED),
@@ -39,8 +39,8 @@ WAITS = ("False", "False", "False", "False", "True", "InProgress")
 AWAY = ("False", "True", "False", "Unknown", "Unknown", "InProgress")
 FAILED = ("False", "False", "True", "True", "True", "Failed")
 TABLE = {
-    ("Preflight", "none"): ("Preflight", *FAILED),
-    ("Preflight", "metrics"): ("Preflight", "False", "False", "True", "False", "True", "Failed"),
+    ("Preflight", "none"): ("Preflight", *WELL),
+    ("Preflight", "metrics"): ("Preflight", *WAITS),
     ("Preflight", "database"): ("Pending", *AWAY),
     ("Baking", "none"): ("Baking", *WELL),
     ("Baking", "metrics"): ("Held", *WAITS),
