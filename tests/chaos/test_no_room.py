@@ -25,7 +25,7 @@ WAITING = (
 
 @pytest.fixture
 def disk(own_postgres: PostgresServer) -> Iterator[Path]:
-    """A folder of the server's on a file system of six megabytes. It outlives `own_world` when it is asked for first."""
+    """A folder of the server's on a file system of six megabytes. Ask for it before `own_world`."""
     folder = Path(tempfile.mkdtemp(prefix="featurerollout-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=6m,mode=755", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0

@@ -86,12 +86,6 @@ class Story:
     def harm(self) -> None:
         self.world.traffic.failed = 0.3
 
-    def wait_bad_window(self) -> None:
-        """Until a window of harm is over, so that a look at it is due."""
-        failed = "SELECT count(*) AS n FROM notifications WHERE delivery_status = 'failed'"
-        least = 1.2 * 200 * 0.3
-        wait_for(lambda: self.world.database.query(failed)[0]["n"] >= least, 30.0, "a bad window")
-
     def delete(self, left: dict[str, Row]) -> None:
         """Delete the rollout, whose `onDelete` leaves these rows."""
         self._deleted_at, self._left = datetime.now(UTC), left
