@@ -144,8 +144,9 @@ class MetricTemplateSpec(ApiModel):
             type="self.type",
         ),
         Rule(
-            """!self.sampleRatio || (self.type == 'Ratio' && self.counts == 'Users'
-            && (!has(self.prometheus) || has(self.prometheus.controlUnits)))""",
+            # A template that is written in a rollout has no defaults, so its keys may be missing.
+            """!has(self.sampleRatio) || !self.sampleRatio || (self.type == 'Ratio' && has(self.counts)
+            && self.counts == 'Users' && (!has(self.prometheus) || has(self.prometheus.controlUnits)))""",
             "sampleRatio is of users in two arms: write type: Ratio, counts: Users and a control arm",
             _sample_has_arms,
         ),
