@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -168,3 +168,16 @@ class Decision:
     waiting_for: tuple[str, ...] = ()
     due_at: datetime | None = None
     stalled: bool = False
+
+
+def hold(phase: Phase, reason: str, message: str, stalled: bool = False, waiting_for: tuple[str, ...] = ()) -> Decision:
+    return Decision(Verb.HOLD, phase, reason, message, stalled=stalled, waiting_for=waiting_for)
+
+
+def because(cause: Breach | Order) -> str:
+    if isinstance(cause, Order):
+        return f" by {cause.by}" + (f': "{cause.reason}"' if cause.reason else "")
+    return f": {cause.metric} was {cause.value}, limit {cause.limit} ({cause.severity})"
+
+
+Check = Callable[[View], Decision | None]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from feature_rollout.core.decide import stands_still
 from feature_rollout.core.decision import View
 from feature_rollout.core.looks import Look
 from feature_rollout.core.plan import OnNoTraffic
 from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.standstill import stands_still
 
 
 def taken_in(view: View, known: Progress | None, looks: Iterable[Look] = ()) -> Progress:

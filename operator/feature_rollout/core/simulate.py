@@ -18,7 +18,7 @@ from typing import Any
 
 from feature_rollout.core import reasons, steps
 from feature_rollout.core.checks import CheckAnswer
-from feature_rollout.core.decide import decide, stands_still
+from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.exposure import OFF, Exposure
 from feature_rollout.core.gauge import median
@@ -32,6 +32,7 @@ from feature_rollout.core.plan import Metric, MetricType, OnBlind, Plan, Severit
 from feature_rollout.core.progress import UNGUARDED_STEP_MAX, Progress
 from feature_rollout.core.reference import BLOCKS_MIN, Reference, windows_before
 from feature_rollout.core.relative import wanted_references
+from feature_rollout.core.standstill import stands_still
 from feature_rollout.core.state import Ledger
 from feature_rollout.core.status import exposure_json
 

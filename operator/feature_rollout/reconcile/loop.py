@@ -15,12 +15,13 @@ from datetime import timedelta
 
 from feature_rollout.core import reasons, steps
 from feature_rollout.core.clearance import to_ask
-from feature_rollout.core.decide import decide, release, restored
+from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Order, RequestType
 from feature_rollout.core.plan import OnDelete, Plan
 from feature_rollout.core.progress import Progress
+from feature_rollout.core.reverts import release, restored
 from feature_rollout.core.state import Breach
 from feature_rollout.ports import (
     Clock,

@@ -27,9 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_rollout.core import decide as module
-from feature_rollout.core import reasons
+from feature_rollout.core import readiness, reasons, reverts, standstill
 from feature_rollout.core.calendar import Calendar, Freeze
-from feature_rollout.core.decide import CHECKS, STANDSTILL, decide, release, stands_still
+from feature_rollout.core.decide import CHECKS, decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import DISABLED, Exposure, FlagChange, raises
 from feature_rollout.core.guards import assess
@@ -49,6 +49,8 @@ from feature_rollout.core.plan import (
     Target,
 )
 from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.reverts import release
+from feature_rollout.core.standstill import STANDSTILL, stands_still
 from feature_rollout.core.state import Breach, Latch, Ledger
 from support.fakes import (
     INTERVAL,
@@ -349,15 +351,16 @@ def test_a_more_severe_row_may_act_after_a_less_severe_one() -> None:
 
 def test_the_standstill_comes_before_all_that_waits() -> None:
     chain = [check.__name__ for check in CHECKS[:4]]
-    assert chain == ["_ordered", "_breached", "_blind_too_long", "_asked"], "lowering, then people"
+    assert chain == ["ordered", "breached", "not_measured", "asked"], "lowering, then people"
     assert CHECKS[4 : len(STANDSTILL) + 4] == STANDSTILL
-    named = [f for name, f in inspect.getmembers(module, inspect.isfunction) if _is_check(name, f)]
-    assert set(named) == set(CHECKS), "every check is in the chain"
+    modules = (module, reverts, standstill, readiness)
+    found = {f for one in modules for _, f in inspect.getmembers(one, inspect.isfunction) if _is_check(f)}
+    assert found == set(CHECKS), "every check is in the chain"
 
 
-def _is_check(name: str, function: Callable[..., Any]) -> bool:
+def _is_check(function: Callable[..., Any]) -> bool:
     hints = inspect.signature(function)
-    return name.startswith("_") and list(hints.parameters) == ["view"] and hints.return_annotation == "Decision | None"
+    return list(hints.parameters) == ["view"] and hints.return_annotation == "Decision | None"
 
 
 @pytest.mark.parametrize(
