@@ -51,7 +51,8 @@ test: check toolchain ## Every check and every test
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table of violations and times
-	FEATUREROLLOUT_CHAOS=$(REPEATS) $(BIN)/pytest tests/chaos -n $(WORKERS) --dist worksteal
+	FEATUREROLLOUT_CHAOS=$(REPEATS) $(BIN)/pytest tests/chaos tests/postgres/test_network_faults.py tests/postgres/test_hostile_sql.py \
+		-n $(WORKERS) --dist worksteal
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py

@@ -8,18 +8,16 @@
 FEATUREROLLOUT_CHAOS is how often each fault is let in: once, unless a run shall be deep.
 """
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from feature_rollout.sandbox.postgres import PostgresServer
+from support.depth import REPEATS
 from support.operatorprocess import Operator
 from support.story import Story
 from support.witness import Witness
 from support.world import World
-
-REPEATS = int(os.environ.get("FEATUREROLLOUT_CHAOS", "1"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

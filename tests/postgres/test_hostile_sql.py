@@ -39,6 +39,7 @@ from postgres.documented import Setup, role_blocks
 from postgres.test_sql_metrics import WINDOW
 from support import pgbouncer as pgbouncers
 from support.databases import MAJORS
+from support.depth import DEEP
 
 CANARY = f"canary-{secrets.token_hex(8)}"
 LOOT = Path("/tmp/loot")
@@ -129,7 +130,7 @@ class Lane:
         return found
 
 
-LANES = [(major, way) for major in MAJORS for way in ("direct", "pgbouncer")]
+LANES = [(major, way) for major in (MAJORS if DEEP else [max(MAJORS)]) for way in ("direct", "pgbouncer")]
 
 
 @pytest.fixture(scope="module", params=LANES, ids=[f"pg{major}-{way}" for major, way in LANES])
