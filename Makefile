@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 4
+WORKERS ?= 6
 REPEATS ?= 20
 
 .DEFAULT_GOAL := help
@@ -47,7 +47,7 @@ generate: setup ## Write the generated files again (crds/, docs/reference.md)
 unit: setup ## The tests that need no server
 	$(BIN)/pytest tests/unit -n $(WORKERS)
 
-test: check toolchain ## Every check and every test
+test: check toolchain ## Every check and every test; of the slowest faults a sample
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table of violations and times

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import raises
 from feature_rollout.core.looks import Window
-from feature_rollout.core.plan import OnDelete, OnDrift, Severity
+from feature_rollout.core.plan import Action, ActionType, OnDelete, OnDrift, Severity
 from feature_rollout.ports import Fenced, Problem, Unconfirmed
 from feature_rollout.reconcile import POLL_COMPLETED, RETRY, Reconciler
 from support.fakes import (
@@ -804,7 +805,8 @@ async def test_a_broken_manifest_holds_and_the_last_good_plan_guards() -> None:
 async def test_a_flag_store_that_was_removed_does_not_stop_the_guards() -> None:
     world = World(PLAN)
     await until_stage(world, 0)
-    world.edit(PLAN, store=None, source=world.source)
+    # As the runtime finds it: without a FlagStore it does not know who answers the metrics either.
+    world.edit(PLAN, store=None, source=None)
     await world.run(minutes(10))
     assert (world.ledger.stage, world.reasons[-1]) == (0, "StoreNotFound")
     world.source.answer = lambda *_: BAD
@@ -1086,3 +1088,60 @@ async def test_whatever_happens_no_raise_follows_a_latch_and_none_is_without_its
     assert world.telemetry.violations == []
     assert all(raises(before, after) for reason, _, before, after in world.store.audit if reason == "StageEntered")
     world.reconciler.forget(world.uid)
+
+
+async def test_a_paused_plan_without_guards_is_not_reconciled_without_a_pause() -> None:
+    world = World(plan(*PLAN.stages, rows=(), metrics=()))
+    await world.run(minutes(4.99))
+    world.edit(world.plan, suspended=True)
+    await world.step()
+    due = await world.reconciler.reconcile(world.target())
+    assert due is not None
+    assert due >= seconds(1)
+
+
+# A revert that is known and not whole.
+
+LIGHT = Action(ActionType.REDUCE_PERCENTAGE, percentage=Decimal(5))
+
+
+def refuses_lowerings(world: World) -> None:
+    def refuse(name: str) -> None:
+        if name == "lower":
+            raise UNREACHABLE
+
+    world.store.before = refuse
+
+
+async def test_a_graver_revert_that_takes_back_less_does_not_make_the_first_forgotten() -> None:
+    of = plan(
+        rows=[row(Severity.MEDIUM, above()), row(Severity.HIGH, above("slow"), action=LIGHT)],
+        metrics=[ratio(), ratio("slow")],
+    )
+    world = World(of)
+    bad: set[str] = set()
+    world.source.answer = lambda metric, _: BAD if metric in bad else GOOD
+    await until_stage(world, 0)
+    refuses_lowerings(world)
+    bad.add("errors")
+    await world.run(minutes(3))
+    bad.add("slow")
+    await world.run(minutes(3))
+    assert not world.store.rows["bell"].is_off
+    world.store.before = lambda _: None
+    await world.run(minutes(1))
+    assert world.store.rows["bell"].is_off
+
+
+async def test_a_deleted_rollout_leaves_the_latch_of_a_revert_that_was_not_whole() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    refuses_lowerings(world)
+    world.source.answer = lambda *_: BAD
+    await world.run(minutes(3))
+    assert not world.store.rows["bell"].is_off
+    world.store.before = lambda _: None
+    world.delete()
+    await world.run(seconds(10))
+    assert world.store.rows["bell"].is_off
+    assert world.store.ledgers[KEY].latch is not None

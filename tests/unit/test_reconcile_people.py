@@ -377,3 +377,48 @@ async def test_without_anything_to_ask_it_with_a_check_says_so() -> None:
     world.target_changes["checks"] = None
     await world.run(minutes(1))
     assert "there is nothing to ask it with" in world.status["next"]["waitingFor"][0]
+
+
+# What somebody asks for must not be in the way of the guards.
+
+
+async def test_a_roll_back_that_is_refused_keeps_no_guard_from_acting() -> None:
+    """Also when the refusal itself cannot be written, as on a full disk."""
+    world = await walked(World(PLAN))
+    full = Problem("DiskFull", "no room")
+
+    def no_room(name: str) -> None:
+        if name == "commit":
+            raise full
+
+    world.store.before = no_room
+    world.asks("RollBack", stage="half")
+    world.source.answer = lambda *_: BAD
+    await world.run(minutes(5))
+    assert world.store.rows["bell"].is_off
+
+
+async def test_a_roll_back_that_is_not_whole_keeps_no_breach_waiting() -> None:
+    world = await walked(World(PLAN), 1)
+    blocked = Problem("AuditDelayed", "the record follows", stalled=False)
+
+    def delayed(name: str) -> None:
+        if name == "lower":
+            raise blocked
+
+    world.store.after = delayed
+    world.source.answer = lambda *_: BAD
+    await world.run(seconds(31))
+    world.asks("RollBack", to=RollBackTo.PREVIOUS_STAGE)
+    await world.run(minutes(5))
+    assert world.store.rows["bell"].is_off
+
+
+async def test_without_a_plan_a_roll_back_need_not_name_the_right_stage() -> None:
+    world = await walked(World(PLAN))
+    world.edit(None, trouble=Trouble("InvalidPlan", "no such metric"))
+    session = world.reconciler._sessions["uid-1"]
+    session.plan = None
+    asked = world.asks("RollBack", stage="ten")
+    assert (await settled(world, asked))[0] == "Applied"
+    assert world.store.rows["bell"].is_off

@@ -23,7 +23,7 @@ def connection_options(function: F) -> F:
     """`--kubeconfig`, `--context` and `-n`, as kubectl has them."""
     for option in (
         click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file."),
-        click.option("--context", help="The context to use of it."),
+        click.option("--context", help="A context of the kubeconfig; by default its current one."),
         click.option("-n", "--namespace", help="The namespace; by default that of the context."),
     ):
         function = option(function)

@@ -33,7 +33,7 @@ ROLES = ("writer", "reader", "owner")
     help="With --cluster: whose rights, such as system:serviceaccount:NAMESPACE:feature-rollout-operator.",
 )
 @click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")
-@click.option("--context", help="The context to use of it.")
+@click.option("--context", help="A context of the kubeconfig; by default its current one.")
 @click.option("-n", "--namespace", help="The namespace of the FlagStores; by default that of the context.")
 @click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
 def command(

@@ -35,7 +35,7 @@ Question = Callable[[], Awaitable[list[dict[str, Any]]]]
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("-w", "--watch", is_flag=True, help="Go on showing them until Ctrl-C: in place, or a line a change.")
 @click.option("--wait", is_flag=True, help="Wait until NAME is ready: rows as planned, guards watching.")
-@click.option("--timeout", default="5m", show_default=True, callback=cluster.duration, help="Of --wait.")
+@click.option("--timeout", default="5m", show_default=True, callback=cluster.duration, help="How long --wait waits.")
 @cluster.connection_options
 def command(
     name: str | None,

@@ -15,7 +15,7 @@ from feature_rollout.core.decision import Check, Decision, Phase, Verb, View
 from feature_rollout.core.guards import (
     ordered_targets,
 )
-from feature_rollout.core.people import Answered, Order, Outcome, RequestType, RollBackTo
+from feature_rollout.core.people import Answer, Answered, Order, Outcome, Request, RequestType, RollBackTo
 from feature_rollout.core.plan import (
     Action,
     ActionType,
@@ -42,7 +42,7 @@ from feature_rollout.core.readiness import (
     unseen,
     without_data,
 )
-from feature_rollout.core.reverts import REVERT_REASONS, breached, left_as_found, not_measured, respecting
+from feature_rollout.core.reverts import REVERT_REASONS, breached, left_as_found, met, not_measured, respecting
 from feature_rollout.core.standstill import STANDSTILL
 from feature_rollout.core.state import Ledger
 
@@ -58,16 +58,22 @@ def decide(view: View) -> Decision:
 
 def ordered(view: View) -> Decision | None:
     """A person's RollBack goes before everything, in every state, and can only lower."""
-    request = next((r for r in people_requests.in_order(view.requests) if r.type is RequestType.ROLL_BACK), None)
-    if request is None:
-        return None
-    answer = people_requests.rule(view, request).answer
-    if answer.outcome is not Outcome.APPLIED:
-        return _answering(view, Answered(request, answer, view.now))
+    for request in people_requests.in_order(view.requests):
+        answer = people_requests.rule(view, request).answer
+        if request.type is RequestType.ROLL_BACK and answer.outcome is Outcome.APPLIED:
+            return _obeyed(view, request, answer)
+    return None
+
+
+def _obeyed(view: View, request: Request, answer: Answer) -> Decision:
+    """What was ordered; and as far as a breach of the same moment goes, which must not wait for it."""
     action = _ORDERS[request.to]
     order = Order(request.who, request.to, request.reason, request.created_at, str(action.type))
     wanted = ordered_targets(action, view.plan, view.ledger, view.rows)
     lowered, respected = respecting(view, wanted)
+    harm = breached(view) or not_measured(view)
+    if harm is not None:
+        lowered = met(lowered, harm.targets)
     message = answer.message + left_as_found(respected)
     return Decision(
         Verb(action.type),

@@ -86,7 +86,7 @@ def blind(view: View) -> Decision | None:
 
 def reference(view: View) -> Decision | None:
     """Nothing is raised before the past is known that the guards are compared with."""
-    if view.stage is not None and view.progress.baked < view.stage.bake:
+    if view.stage is not None and view.progress.baked < view.stage.bake and view.promotion is None:
         return None
     missing = view.progress.references_missing(view.plan)
     if not missing:

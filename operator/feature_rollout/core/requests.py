@@ -80,7 +80,9 @@ def _barred(view: View, request: Request) -> Ruling | None:
     if request.type not in _ALWAYS and view.trouble is not None:
         return _waits(view.trouble.reason, f"It waits until this is mended: {view.trouble.message}")
     here = view.stage.name if view.stage else None
-    if request.stage is not None and request.type is not RequestType.APPROVE and request.stage != here:
+    # Where no plan can be followed, nobody knows the names of its stages.
+    known = bool(view.plan.stages)
+    if known and request.stage is not None and request.type is not RequestType.APPROVE and request.stage != here:
         where = f"in stage {here}" if here else "in no stage yet"
         return _refused(reasons.STAGE_NOT_NEXT, f"The action is for stage {request.stage}; the rollout is {where}.")
     if request.type not in _ALWAYS and request.plan_hash not in (None, view.plan.plan_hash):

@@ -5,6 +5,7 @@ Everything here only lowers. It comes before everything that may hold.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from feature_rollout.core import reasons
@@ -119,6 +120,12 @@ def respecting(view: View, wanted: dict[str, Exposure]) -> tuple[dict[str, Expos
         and not (view.unfinished and view.rows[flag] == view.expected[flag].meet(wanted[flag]))
     ]
     return {flag: target for flag, target in wanted.items() if flag not in respected}, respected
+
+
+def met(one: Mapping[str, Exposure], other: Mapping[str, Exposure]) -> dict[str, Exposure]:
+    """Two lowerings as one: every flag of either, to no more than each of them leaves."""
+    both = {flag: one[flag].meet(other[flag]) for flag in one.keys() & other.keys()}
+    return {**one, **other, **both}
 
 
 def left_as_found(respected: list[str]) -> str:

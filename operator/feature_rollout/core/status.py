@@ -17,7 +17,8 @@ changes nothing in it but `metrics`, which alone is no reason to write.
 | Completed | True | False | every stage is in |
 | Stalled | False | True | a person must mend something |
 
-Migrating and Terminating are for what this version does not do.
+Terminating is a deleted rollout whose rows are being made what onDelete says. Migrating is for
+what this version does not do.
 """
 
 from __future__ import annotations

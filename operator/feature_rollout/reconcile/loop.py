@@ -21,8 +21,9 @@ from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Order, RequestType
 from feature_rollout.core.plan import OnDelete, Plan
 from feature_rollout.core.progress import Progress
-from feature_rollout.core.reverts import release, restored
-from feature_rollout.core.state import Breach
+from feature_rollout.core.reverts import met, release, restored
+from feature_rollout.core.standstill import stands_still
+from feature_rollout.core.state import Breach, Ledger
 from feature_rollout.ports import (
     Clock,
     Commit,
@@ -104,6 +105,10 @@ class Reconciler:
             recall.task.cancel()
         session.forget_checks()
 
+    def uses(self, store: FlagStore) -> bool:
+        """Whether a rollout's guards may still need this store, also when its FlagStore is gone."""
+        return any(session.store is store for session in self._sessions.values())
+
     def status_lost(self, uid: str) -> None:
         """The status that was told last could not be written: tell it again."""
         session = self._sessions.get(uid)
@@ -138,7 +143,7 @@ class Reconciler:
     async def _step(self, target: Target, session: Session) -> timedelta:
         session.plan = target.plan or session.plan
         store = target.store or session.store
-        if target.plan is not None or target.source is not None:
+        if target.store is not None and (target.plan is not None or target.source is not None):
             session.source, session.check_source = target.source, target.checks
         if session.plan is None or store is None:
             trouble = target.trouble or Trouble(reasons.PENDING, "Nothing is known of the plan yet.", stalled=False)
@@ -189,7 +194,11 @@ class Reconciler:
             return decision
         decision = self._checked(view, decide(view))
         if decision.verb.reverts:
-            session.reverting = decision, _lowering(target, view, decision)
+            change, pending = _lowering(target, view, decision), session.reverting
+            if pending is not None:
+                # One that is not whole yet is not forgotten for another, which may take back less.
+                change = replace(change, targets=met(change.targets, pending[1].targets))
+            session.reverting = decision, change
         elif session.reverting is not None:
             return session.reverting[0]
         return decision
@@ -332,6 +341,8 @@ class Reconciler:
             raise
         if snapshot.ledger.uid != target.uid:
             return
+        if await self._finished(target, session, store, snapshot.ledger):
+            snapshot = await store.read(target.key, [])
         decision = release(snapshot.ledger, target.on_delete)
         exact = target.on_delete is OnDelete.RESTORE
         why = _why(target, decision, "")
@@ -340,12 +351,26 @@ class Reconciler:
             target.rollout, kind="Normal", reason=decision.reason, action=str(decision.verb), note=decision.message
         )
 
+    async def _finished(self, target: Target, session: Session, store: FlagStore, ledger: Ledger) -> bool:
+        """Make whole a revert that this process knows of: its latch outlives the object. Whether there was one."""
+        change, lost = session.reverting[1] if session.reverting else None, session.lost(ledger)
+        if lost is not None and lost.latch is not None:
+            decision = restored(lost)
+            severity = decision.breach.severity if decision.breach else None
+            why = _why(target, decision, lost.latch.stage)
+            change = Lowering(target.key, decision.targets, why, latch=lost.latch, severity=severity)
+        if change is None:
+            return False
+        session.remember(await store.lower(change))
+        session.reverting = None
+        return True
+
     def _due(self, view: View) -> timedelta:
         """When something may be different: a look is due, a bake may be over, a row may have been changed."""
         if view.is_over:
             return POLL_COMPLETED
         due = [view.progress.due_at(m, view.now) - view.now for m in view.plan.metrics.values() if not m.blocker]
-        if not view.plan.guards() and view.stage is not None:
+        if not view.plan.guards() and view.stage is not None and not stands_still(view):
             due.append(view.stage.bake - view.progress.baked)
         return max(min([self._poll, *(wait for wait in due if wait > AT_ONCE)]), timedelta(milliseconds=10))
 

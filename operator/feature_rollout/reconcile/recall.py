@@ -74,7 +74,7 @@ def _taken(progress: Progress, recall: Recall, *, needed: bool, now: datetime) -
             return progress.referred(name, found)
         if needed or waited < PATIENCE_WITH_FAILURES:
             return progress
-    elif waited < PATIENCE:
+    elif needed or waited < PATIENCE:
         return progress
     else:
         found = f"its source did not give the seven days before within {PATIENCE.seconds // 60} minutes"

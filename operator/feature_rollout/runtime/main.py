@@ -124,7 +124,7 @@ class _Operator:
             reconciling = asyncio.create_task(
                 parts.scheduler.run(parts.engine.work, workers=self._settings.workers), name="scheduler"
             )
-            stores = parts.stores.check_forever(lambda: self._inventory.all(STORES))
+            stores = parts.stores.check_forever(lambda: self._inventory.all(STORES), parts.reconciler.uses)
             tasks += [
                 asyncio.create_task(parts.sweeper.run(), name="sweeper"),
                 asyncio.create_task(parts.answers.run(), name="answers"),

@@ -89,14 +89,16 @@ class Stores:
         """Check soon: a FlagStore is new or has changed."""
         self._changed.set()
 
-    async def check_forever(self, listed: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """Look after every FlagStore, until cancelled."""
+    async def check_forever(
+        self, listed: Callable[[], Iterable[Mapping[str, Any]]], used: Callable[[PostgresFlagStore], bool]
+    ) -> None:
+        """Look after every FlagStore, until cancelled. One that was deleted is kept open while its guards need it."""
         while True:
             self._changed.clear()
             objects = list(listed())
             await asyncio.gather(*(self._check(obj) for obj in objects))
             known = {key_of(obj) for obj in objects}
-            for key in [key for key in self._handles if key not in known]:
+            for key in [key for key in self._handles if key not in known and not used(self._handles[key].store)]:
                 await self._handles.pop(key).close()
             try:
                 async with asyncio.timeout(CHECK_S):

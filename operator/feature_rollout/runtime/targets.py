@@ -266,17 +266,18 @@ class Targets:
         """Who answers the rollout's metrics and its checks."""
         if handle is None or resolved is None:
             return None, None, None
-        if handle.reader is None and (resolved.queries or resolved.checks):
-            message = (
-                f"FlagStore {resolved.store_name} names no reader, and the plan has SQL metrics or checks: "
-                "add spec.postgres.reader"
-            )
-            return None, None, Trouble(reasons.READER_MISSING, message)
         namespace, name = rollout["metadata"]["namespace"], rollout["metadata"]["name"]
         routes: dict[str, MetricSource] = {}
         if resolved.prometheus:
             prometheus = PrometheusMetricSource(lambda one: self._providers.client(one, namespace), resolved.prometheus)
             routes |= dict.fromkeys(resolved.prometheus, prometheus)
+        trouble = None
+        if handle.reader is None and (resolved.queries or resolved.checks):
+            message = (
+                f"FlagStore {resolved.store_name} names no reader, and the plan has SQL metrics or checks: "
+                "add spec.postgres.reader"
+            )
+            trouble = Trouble(reasons.READER_MISSING, message)
         sql = None
         if handle.reader is not None:
             of = f"{namespace}/{name}"
@@ -285,7 +286,7 @@ class Targets:
             sql = SqlChecks(handle.reader, asked, of)
         jobs = JobChecks(self._api, rollout, resolved.plan.plan_hash, resolved.jobs)
         checks = Checks(sql, jobs) if resolved.checks or resolved.jobs else None
-        return RoutedSource(routes) if routes else None, checks, None
+        return RoutedSource(routes) if routes else None, checks, trouble
 
 
 class Checks:
