@@ -20,6 +20,7 @@ import pytest
 
 from feature_rollout.core.checks import Check
 from feature_rollout.core.looks import Window
+from feature_rollout.core.people import RollBackTo
 from feature_rollout.core.plan import Plan, Severity
 from feature_rollout.core.reference import BLOCKS
 from support.fakes import KEY, T0, World, above, gauge, minutes, plan, ratio, relative, row, seconds, stage
@@ -248,7 +249,7 @@ async def test_a_rollout_that_waits_for_days_is_compared_with_the_days_before_it
     assert len(world.source.histories) == 4, "frozen from the first raise on"
 
 
-async def test_with_a_past_each_attempt_reads_its_own() -> None:
+async def test_an_attempt_after_a_revert_has_the_past_of_the_first() -> None:
     world = made(PLAN, steady)
     bad, good = {"events": 40.0, "units": 200.0}, {"events": 0.0, "units": 200.0}
     world.source.answer = lambda _, window: bad if T0 + minutes(2) <= window.start < T0 + minutes(4) else good
@@ -257,5 +258,30 @@ async def test_with_a_past_each_attempt_reads_its_own() -> None:
     world.plan = replace(PLAN, spec_hash="v1:another", plan_hash="v1:another")
     await world.run(timedelta(hours=1))
     assert world.ledger.attempt == 2
-    assert len(world.source.histories) == 4
+    assert len(world.source.histories) == 2
     assert world.status["phase"] == "Completed"
+
+
+async def test_another_attempt_is_compared_with_the_same_past() -> None:
+    """The days since the first raise were the rollout's own."""
+    world = World(PLAN)
+    await world.run(timedelta(hours=1), until=lambda: KEY in world.store.ledgers and bool(world.ledger.raised))
+    await world.run(minutes(1))
+    session = world.reconciler._sessions["uid-1"]
+    assert session.progress is not None
+    until = session.progress.reference_until
+    assert until is not None
+    await world.run(timedelta(days=3))
+    world.asks("RollBack", to=RollBackTo.BASELINE)
+    await world.run(minutes(1))
+    world.asks("Retry")
+    await world.run(minutes(2))
+    assert world.ledger.attempt == 2
+    again = world.reconciler._sessions["uid-1"].progress
+    assert again is not None
+    assert again.reference_until == until
+    world.restart()
+    await world.run(minutes(1))
+    after = world.reconciler._sessions["uid-1"].progress
+    assert after is not None
+    assert after.reference_until == until

@@ -19,12 +19,20 @@ OUTDATED_AFTER = timedelta(days=1)
 def begun(progress: Progress, ledger: Ledger, now: datetime) -> Progress:
     """Fix the past that this attempt is compared with: what comes before its first raise."""
     until = progress.reference_until
-    if until is not None and not progress.watching and now - until > OUTDATED_AFTER:
+    if until is not None and not progress.watching and ledger.attempt == 1 and now - until > OUTDATED_AFTER:
         return replace(progress, reference_until=now, references={})
     untouched = not progress.watching or (ledger.attempt > 1 and not progress.metrics)
     if until is not None or not untouched:
         return progress
     return replace(progress, reference_until=now)
+
+
+def inherited(progress: Progress, earlier: Progress | None) -> Progress:
+    """With the past of the attempt before, if that has raised: the days since then were the rollout's own."""
+    if earlier is None or not earlier.watching or progress.reference_until is not None:
+        return progress
+    references = {name: reference.settled() for name, reference in earlier.references.items()}
+    return replace(progress, reference_until=earlier.reference_until, references=references)
 
 
 def without_blocks(metric: Metric, whole: Look, early: Look, *, needed: bool) -> Reference | None:

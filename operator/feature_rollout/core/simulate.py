@@ -26,7 +26,7 @@ from feature_rollout.core.guards import GuardState, assess, stale_at
 from feature_rollout.core.intake import taken_in
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.looks import Look, Window, known_at
-from feature_rollout.core.past import begun, of_blocks, without_blocks
+from feature_rollout.core.past import begun, inherited, of_blocks, without_blocks
 from feature_rollout.core.people import EXPIRES_AFTER, Outcome, Request
 from feature_rollout.core.plan import Metric, MetricType, OnBlind, Plan, Severity
 from feature_rollout.core.progress import UNGUARDED_STEP_MAX, Progress
@@ -79,6 +79,7 @@ class _Simulation:
         self._ledger = Ledger(scenario.key, _UID, 1, 0, plan.spec_hash, plan.plan_hash)
         self._rows = {flag: scenario.rows.get(flag, OFF) for flag in plan.flags}
         self._progress: Progress | None = None
+        self._earlier: Progress | None = None
         known = [(known_at(plan.metrics[k.metric], k.window), k.window.end, k.metric, k) for k in scenario.looks]
         ahead = sorted((one for one in known if one[1] > scenario.start), key=lambda one: one[:3])
         self._looks = [(at, look) for at, _, _, look in ahead]
@@ -140,7 +141,7 @@ class _Simulation:
         progress = self._progress
         if not view.is_over:
             progress = taken_in(view, progress, looks)
-            progress = begun(progress, self._ledger, now)
+            progress = begun(inherited(progress, self._earlier), self._ledger, now)
             for name in progress.references_missing(self._plan):
                 progress = progress.referred(name, self._past.reference(self._plan, name, progress.reference_until))
         self._progress = progress
@@ -171,7 +172,7 @@ class _Simulation:
             assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
             written, ledger = dict(decision.after), decision.ledger
         if ledger.attempt != self._ledger.attempt:
-            self._progress = None
+            self._earlier, self._progress = self._progress, None
         self._rows = {**self._rows, **written}
         self._ledger = replace(ledger, sequence=self._ledger.sequence + 1)
         if decision.answered is not None:

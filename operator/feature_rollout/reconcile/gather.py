@@ -14,7 +14,7 @@ from feature_rollout.core.decision import Trouble, View
 from feature_rollout.core.guards import assess
 from feature_rollout.core.intake import taken_in
 from feature_rollout.core.looks import Look, Window
-from feature_rollout.core.past import begun
+from feature_rollout.core.past import begun, inherited
 from feature_rollout.core.people import Request
 from feature_rollout.core.plan import Plan
 from feature_rollout.core.progress import Progress
@@ -67,7 +67,8 @@ class Gatherer:
             checks=self._answers(session, plan, ledger),
         )
         if session.progress is None or session.attempt != ledger.attempt:
-            session.progress = await self._stored_progress(ledger, store)
+            session.earlier = session.progress
+            session.progress = await self._stored_progress(session, ledger, store)
         before, session.ledger, session.attempt = session.progress, ledger, ledger.attempt
         progress = self._observed(target, session, view)
         if not view.is_over:
@@ -158,15 +159,19 @@ class Gatherer:
         session.claim, session.store = claim, store
         return None
 
-    async def _stored_progress(self, ledger: Ledger, store: FlagStore) -> Progress | None:
+    async def _stored_progress(self, session: Session, ledger: Ledger, store: FlagStore) -> Progress | None:
         stored = await store.progress(ledger.key)
-        if stored is None or stored[0] != ledger.attempt:
+        if stored is None:
             return None
         try:
-            return Progress.from_json(stored[1])
+            progress = Progress.from_json(stored[1])
         except (AttributeError, KeyError, TypeError, ValueError):
             log.exception("stored progress cannot be read; measuring starts again", extra={"rollout": ledger.key})
             return None
+        if stored[0] == ledger.attempt:
+            return progress
+        session.earlier = session.earlier or progress
+        return None
 
     def _observed(self, target: Target, session: Session, view: View) -> Progress:
         """The progress after every look that has arrived."""
@@ -191,7 +196,7 @@ class Gatherer:
         def wake() -> None:
             self._wake(metadata["namespace"], metadata["name"])
 
-        progress = begun(progress, view.ledger, view.now)
+        progress = begun(inherited(progress, session.earlier), view.ledger, view.now)
         return recalled(progress, session.recalls, view.plan, source=session.source, now=view.now, wake=wake)
 
     def _start_looks(self, target: Target, session: Session, plan: Plan, source: MetricSource, now: datetime) -> None:

@@ -78,6 +78,8 @@ class Session:
     # What was measured in `attempt`; kept through an outage of the store.
     progress: Progress | None = None
     attempt: int = 0
+    # What was measured in the attempt before it.
+    earlier: Progress | None = None
     unsaved: bool = False
     looking: dict[str, Looking] = field(default_factory=dict)
     # When the newest look that was taken in was answered, by the clock of the event loop.
