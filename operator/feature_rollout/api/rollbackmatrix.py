@@ -113,7 +113,7 @@ class Clause(ApiModel):
     decrease: ChangeText | None = None
     """Breached when it shrank by more than this, relative to the baseline."""
     alert: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Breached while the alert of this name is pushed."""
+    """Breached while the alert of this name is pushed. Not in effect yet: such a guard is blind."""
     baseline: Baseline | None = None
     """What increase and decrease are relative to."""
     persist: Persistence | None = None
@@ -196,7 +196,7 @@ class Action(ApiModel):
     flags: Annotated[tuple[FlagName, ...], Field(min_length=1, max_length=32), AS_SET] | None = None
     """The flags that it touches; otherwise every flag that the rollout raised."""
     script: ConfigMapSource | None = None
-    """Of RollBackDatabase: the SQL script."""
+    """Of RollBackDatabase: the SQL script. Not in effect yet: the flags are disabled, it is not run."""
     sha256: Sha256 | None = None
     """Of RollBackDatabase: the script's SHA-256; another script is not run."""
     acknowledge_data_loss: Bool | None = None

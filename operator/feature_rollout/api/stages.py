@@ -154,7 +154,7 @@ class Stage(ApiModel):
     approval: Approval | None = None
     """Who must approve before the stage begins."""
     migrations: Annotated[tuple[ConfigMapSource, ...], Field(max_length=16)] = ()
-    """SQL scripts, run in order as the FlagStore's owner, each once."""
+    """SQL scripts, run in order as the FlagStore's owner, each once. Not in effect yet: the stage does not begin."""
     checks: Checks = ()
     """What must be so before the flags are changed."""
     flags: Annotated[tuple[FlagEntry, ...], Field(max_length=16)] = ()

@@ -62,5 +62,5 @@ class Verbs(click.Group):
 def main() -> None:
     """Take feature flags in a PostgreSQL table to all users, and take them back when the metrics turn bad.
 
-    Exit codes: 0 ok, 1 error, 2 usage, 3 degraded or rolled back, 4 time-out, 5 not found.
+    Exit codes: 0 ok, 1 error, 2 usage; what 3, 4 and 5 mean is in the help of each command.
     """

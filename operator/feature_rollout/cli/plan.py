@@ -150,8 +150,9 @@ def _guard(resolved: Resolved, row: Row, clause: Clause, units: Mapping[str, flo
     metric = resolved.plan.metrics[clause.metric]
     guard = {"severity": str(row.severity), "action": str(row.action.type), "clause": str(clause)}
     guard |= {"metric": metric.name, "interval": format_duration(metric.interval)}
-    if clause.blocker is not None and clause.blocker != metric.blocker:
-        return guard | {"detects": [], "note": clause.blocker}
+    blocker = clause.blocker or metric.blocker
+    if blocker is not None:
+        return guard | {"detects": [], "note": f"cannot be judged: {blocker}"}
     if metric.type is MetricType.GAUGE:
         how = f"{clause.persist.failures} of {clause.persist.of} looks" if clause.persist else "30 to 60 minutes"
         return guard | {"detects": [], "note": f"a Gauge: past its limit for {how}, whatever the traffic"}
@@ -173,6 +174,9 @@ def _needed(resolved: Resolved) -> Iterator[str]:
             yield f"before the first stage somebody must confirm {check.name}: {check.confirm}"
         if check.job is not None:
             yield f"before the first stage the Job of {check.name} must complete"
+    for planned in resolved.plan.stages:
+        for blocker in planned.blockers:
+            yield f"stage {planned.name} does not begin: {blocker}"
     for stage in spec.stages:
         if stage.approval is not None:
             people = "person" if stage.approval.required == 1 else "people"
