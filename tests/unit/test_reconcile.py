@@ -1133,6 +1133,47 @@ async def test_a_graver_revert_that_takes_back_less_does_not_make_the_first_forg
     assert world.store.rows["bell"].is_off
 
 
+async def _with_two_reverts_of_which_the_first_is_lost() -> World:
+    """The graver one waits to be written, its metric has recovered; the first is not in the database any more."""
+    of = plan(
+        rows=[row(Severity.MEDIUM, above(), action=LIGHT), row(Severity.HIGH, above("slow"))],
+        metrics=[ratio(), ratio("slow")],
+    )
+    world = World(of)
+    bad: set[str] = set()
+    world.source.answer = lambda metric, _: BAD if metric in bad else GOOD
+    await until_stage(world, 0)
+    fail_over = failover(world)
+    bad.add("errors")
+    await world.run(minutes(5), until=lambda: world.ledger.latch is not None)
+    await world.run(seconds(1))
+    refuses_lowerings(world)
+    bad.add("slow")
+    await world.run(minutes(3))
+    bad.clear()
+    await world.run(timedelta(hours=3))
+    assert world.store.rows["bell"] == exposure(5)
+    fail_over()
+    world.store.before = lambda _: None
+    return world
+
+
+async def test_a_revert_that_is_made_again_does_not_make_one_that_waits_forgotten() -> None:
+    world = await _with_two_reverts_of_which_the_first_is_lost()
+    await world.run(minutes(1))
+    assert world.store.rows["bell"].is_off
+    assert world.store.ledgers[KEY].latch is not None
+
+
+async def test_a_deletion_makes_a_revert_that_was_lost_and_one_that_waits() -> None:
+    world = await _with_two_reverts_of_which_the_first_is_lost()
+    world.delete()
+    await world.run(minutes(1))
+    assert world.store.rows["bell"].is_off
+    assert world.store.ledgers[KEY].latch is not None
+    assert world.reasons[-2:] == ["RevertRestored", "Released"]
+
+
 async def test_a_deleted_rollout_leaves_the_latch_of_a_revert_that_was_not_whole() -> None:
     world = World(PLAN)
     await until_stage(world, 0)

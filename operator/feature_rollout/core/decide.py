@@ -12,9 +12,7 @@ from feature_rollout.core import reasons, steps
 from feature_rollout.core import requests as people_requests
 from feature_rollout.core.clearance import cited
 from feature_rollout.core.decision import Check, Decision, Phase, Verb, View
-from feature_rollout.core.guards import (
-    ordered_targets,
-)
+from feature_rollout.core.guards import ordered_targets
 from feature_rollout.core.people import Answer, Answered, Order, Outcome, Request, RequestType, RollBackTo
 from feature_rollout.core.plan import (
     Action,

@@ -9,9 +9,7 @@ from feature_rollout.core.clearance import approvals_missing, command, preflight
 from feature_rollout.core.clearance import unmet as unmet_checks
 from feature_rollout.core.decision import Decision, Phase, Verb, View, hold
 from feature_rollout.core.gates import unmet
-from feature_rollout.core.guards import (
-    GuardState,
-)
+from feature_rollout.core.guards import GuardState
 from feature_rollout.core.plan import (
     OnBlind,
     OnNoTraffic,

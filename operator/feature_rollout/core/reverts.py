@@ -100,16 +100,16 @@ def _revert(view: View, action: Action, breach: Breach, message: str) -> Decisio
 
 
 def _lowered(view: View, action: Action) -> tuple[dict[str, Exposure], list[str]]:
-    """What the action lowers, and the flags that it respects: changed by somebody else, and low enough already.
+    return respecting(view, targets(action, view.plan, view.ledger))
+
+
+def respecting(view: View, wanted: dict[str, Exposure]) -> tuple[dict[str, Exposure], list[str]]:
+    """What is lowered of `wanted`, and the flags that are respected: changed by somebody else, and low enough already.
 
     Such a row is not written, so that it stays known as theirs: a flag that a person has
     switched off is not raised by the attempt after the revert. After a lowering that was
     not finished, a row that is just what the action makes of ours is ours.
     """
-    return respecting(view, targets(action, view.plan, view.ledger))
-
-
-def respecting(view: View, wanted: dict[str, Exposure]) -> tuple[dict[str, Exposure], list[str]]:
     if view.on_drift is not OnDrift.RESPECT:
         return wanted, []
     respected = [

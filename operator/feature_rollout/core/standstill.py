@@ -5,9 +5,7 @@ from __future__ import annotations
 from feature_rollout.core import reasons, steps
 from feature_rollout.core.clearance import command
 from feature_rollout.core.decision import Check, Decision, Phase, Verb, View, because, hold
-from feature_rollout.core.plan import (
-    OnDrift,
-)
+from feature_rollout.core.plan import OnDrift
 
 
 def stands_still(view: View) -> bool:
@@ -88,11 +86,11 @@ def suspended(view: View) -> Decision | None:
 
 
 def paused(view: View) -> Decision | None:
-    paused = view.ledger.people.paused
-    if paused is None:
+    pause = view.ledger.people.paused
+    if pause is None:
         return None
-    because = f': "{paused.reason}"' if paused.reason else ""
-    message = f"Paused by {paused.by}{because}; it goes on with: {command(view, 'resume')}."
+    given = f': "{pause.reason}"' if pause.reason else ""
+    message = f"Paused by {pause.by}{given}; it goes on with: {command(view, 'resume')}."
     return hold(Phase.PAUSED, reasons.PAUSED, message)
 
 

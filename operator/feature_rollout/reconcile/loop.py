@@ -21,7 +21,7 @@ from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Order, RequestType
 from feature_rollout.core.plan import OnDelete, Plan
 from feature_rollout.core.progress import Progress
-from feature_rollout.core.reverts import met, release, restored
+from feature_rollout.core.reverts import release, restored
 from feature_rollout.core.standstill import stands_still
 from feature_rollout.core.state import Breach, Ledger
 from feature_rollout.ports import (
@@ -189,19 +189,11 @@ class Reconciler:
         """What to do. A revert that is known to this process is made whole before anything else, whatever was lost."""
         lost = session.lost(view.ledger)
         if lost is not None:
-            decision = restored(lost)
-            session.reverting = decision, replace(_lowering(target, view, decision), latch=lost.latch)
-            return decision
+            return session.begin(*_restoring(target, lost))
         decision = self._checked(view, decide(view))
         if decision.verb.reverts:
-            change, pending = _lowering(target, view, decision), session.reverting
-            if pending is not None:
-                # One that is not whole yet is not forgotten for another, which may take back less.
-                change = replace(change, targets=met(change.targets, pending[1].targets))
-            session.reverting = decision, change
-        elif session.reverting is not None:
-            return session.reverting[0]
-        return decision
+            return session.begin(decision, _lowering(target, view, decision))
+        return session.reverting[0] if session.reverting is not None else decision
 
     async def _roll_back_without_plan(self, target: Target, session: Session, store: FlagStore) -> None:
         """A person's RollBack needs the ledger alone: a manifest that nobody can follow must not be in its way.
@@ -262,11 +254,7 @@ class Reconciler:
     async def _apply(self, target: Target, session: Session, view: View, decision: Decision, store: FlagStore) -> bool:
         """Carry the decision out; whether it was."""
         if decision.verb.reverts:
-            assert session.reverting is not None  # noqa: S101 - `_decided` has set it
-            change = replace(session.reverting[1], on_interrupted=self._interrupted(target))
-            session.remember(await store.lower(change))
-            session.reverting = None
-            self._count(session, _cause(decision))
+            await self._revert(target, session, store)
             return True
         assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
         if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):
@@ -341,29 +329,41 @@ class Reconciler:
             raise
         if snapshot.ledger.uid != target.uid:
             return
-        if await self._finished(target, session, store, snapshot.ledger):
+        finished = await self._finished(target, session, store, snapshot.ledger)
+        if finished is not None:
+            self._tell_end(target, finished)
             snapshot = await store.read(target.key, [])
         decision = release(snapshot.ledger, target.on_delete)
         exact = target.on_delete is OnDelete.RESTORE
         why = _why(target, decision, "")
         await store.release(Lowering(target.key, decision.targets, why, exact=exact), target.uid)
-        self._objects.event(
-            target.rollout, kind="Normal", reason=decision.reason, action=str(decision.verb), note=decision.message
-        )
+        self._tell_end(target, decision)
 
-    async def _finished(self, target: Target, session: Session, store: FlagStore, ledger: Ledger) -> bool:
-        """Make whole a revert that this process knows of: its latch outlives the object. Whether there was one."""
-        change, lost = session.reverting[1] if session.reverting else None, session.lost(ledger)
-        if lost is not None and lost.latch is not None:
-            decision = restored(lost)
-            severity = decision.breach.severity if decision.breach else None
-            why = _why(target, decision, lost.latch.stage)
-            change = Lowering(target.key, decision.targets, why, latch=lost.latch, severity=severity)
-        if change is None:
-            return False
-        session.remember(await store.lower(change))
+    async def _finished(self, target: Target, session: Session, store: FlagStore, ledger: Ledger) -> Decision | None:
+        """Make whole a revert that this process knows of, if there is one: its latch outlives the object."""
+        lost = session.lost(ledger)
+        if lost is not None:
+            session.begin(*_restoring(target, lost))
+        if session.reverting is None:
+            return None
+        decision, _ = session.reverting
+        await self._revert(target, session, store)
+        return decision
+
+    async def _revert(self, target: Target, session: Session, store: FlagStore) -> None:
+        """Make the revert that was begun."""
+        assert session.reverting is not None  # noqa: S101 - the callers have begun it
+        decision, change = session.reverting
+        session.remember(await store.lower(replace(change, on_interrupted=self._interrupted(target))))
         session.reverting = None
-        return True
+        self._count(session, _cause(decision))
+
+    def _tell_end(self, target: Target, decision: Decision) -> None:
+        """What was done to the rows of a deleted rollout: it has no status any more that says it."""
+        kind = "Warning" if decision.verb.reverts else "Normal"
+        self._objects.event(
+            target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=decision.message
+        )
 
     def _due(self, view: View) -> timedelta:
         """When something may be different: a look is due, a bake may be over, a row may have been changed."""
@@ -392,6 +392,15 @@ def _cause(decision: Decision) -> Breach | Order:
     cause = decision.breach or decision.order
     assert cause is not None  # noqa: S101 - a revert has one
     return cause
+
+
+def _restoring(target: Target, lost: Ledger) -> tuple[Decision, Lowering]:
+    """The revert again that the database has lost, under the latch that it had."""
+    assert lost.latch is not None  # noqa: S101 - it is what was lost
+    decision = restored(lost)
+    severity = decision.breach.severity if decision.breach else None
+    why = _why(target, decision, lost.latch.stage)
+    return decision, Lowering(target.key, decision.targets, why, latch=lost.latch, severity=severity)
 
 
 def _lowering(target: Target, view: View, decision: Decision) -> Lowering:

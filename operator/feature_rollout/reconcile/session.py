@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from feature_rollout.core.looks import Look
 from feature_rollout.core.people import Request
 from feature_rollout.core.plan import OnDelete, OnDrift, Plan
 from feature_rollout.core.progress import Progress
+from feature_rollout.core.reverts import met
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Checkpoint, CheckSource, Claim, FlagStore, Lowering, MetricSource, Problem, Recorded
 from feature_rollout.reconcile.recall import Recall
@@ -106,6 +107,13 @@ class Session:
     # The requests that the store has a final answer to, and those whose Event was recorded.
     recorded: Mapping[str, Recorded] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)
+
+    def begin(self, decision: Decision, change: Lowering) -> Decision:
+        """Hold this revert until it is whole, with one that is not whole yet: the new one may take back less."""
+        if self.reverting is not None:
+            change = replace(change, targets=met(change.targets, self.reverting[1].targets))
+        self.reverting = decision, change
+        return decision
 
     def remember(self, ledger: Ledger) -> None:
         """The row as the database has it: a latch in it stays known, also when the database should lose it."""
