@@ -1,4 +1,8 @@
-"""The seven days before the first raise of an attempt: asked once, in the background."""
+"""The seven days before the first raise of an attempt: asked once, in the background.
+
+Most guards can do without a past, and the rollout waits for it no longer than `PATIENCE`. A clause
+that is compared with the past cannot: its rollout waits until the past is known.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ PATIENCE = timedelta(minutes=5)
 # One that fails is asked again, for so long.
 PATIENCE_WITH_FAILURES = timedelta(minutes=1)
 RETRY = timedelta(seconds=5)
-# A clause that cannot be judged without it waits for as long as it takes, and asks more seldom.
+# Where a clause needs it, it is waited for without end, and asked for more seldom.
 RETRY_WHERE_NEEDED = timedelta(seconds=30)
 
 
