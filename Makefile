@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 6
 REPEATS ?= 20
+IMAGE ?= feature-rollout-operator:dev
+BASE_DIGEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test unit chaos bench bench-core bench-store lock clean
+.PHONY: help setup toolchain demo check fmt generate test unit chaos bench bench-core bench-store wheel image lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +64,13 @@ bench-core: setup ## What a decision and a look cost, as JSON
 
 bench-store: setup ## What the flag store costs beside pgbench, and evaluations a second, as JSON
 	@$(BIN)/python tests/bench/store.py
+
+wheel: setup ## Build the wheel into dist/
+	@rm -f dist/*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+image: wheel ## Build the image with docker: IMAGE=name:tag, BASE_DIGEST=sha256:...
+	docker build --file image/Dockerfile --build-arg BASE_DIGEST=$(BASE_DIGEST) --tag $(IMAGE) .
 
 lock: setup ## Resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock

@@ -27,13 +27,21 @@ class Operator:
     """`start()`, `kill()`, `stop()`, again and again; one log file for all of them."""
 
     def __init__(
-        self, cluster: Cluster, namespace: str, service_account: str, folder: Path, env: dict[str, str] | None = None
+        self,
+        cluster: Cluster,
+        namespace: str,
+        service_account: str,
+        folder: Path,
+        env: dict[str, str] | None = None,
+        *,
+        program: Iterable[str | Path] = (sys.executable, "-m", "feature_rollout.cli"),
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._service_account = service_account
         self._folder = folder
         self._env = env or {}
+        self._program = tuple(program)
         self._kubeconfig: Path | None = None
         self._process: Process | None = None
         self.log = folder / "operator.log"
@@ -66,7 +74,7 @@ class Operator:
         }
         self._begins = self.log.stat().st_size
         self._process = Process(
-            [sys.executable, "-m", "feature_rollout.cli", "run"],
+            [*self._program, "run"],
             log=self.log,
             folder=self._folder,
             env={

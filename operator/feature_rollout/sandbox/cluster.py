@@ -1,5 +1,6 @@
 """Access to a running control plane: kubeconfig files, tokens, kubectl. `controlplane` starts and stops it."""
 
+import base64
 import http.client
 import json
 import os
@@ -117,7 +118,9 @@ class Cluster:
             raise SandboxError(f"no user {user!r} was given to this control plane; there are: {known}") from None
 
     def _write_kubeconfig(self, user: str, token: str, namespace: str) -> Path:
-        cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
+        # The certificate itself, so that the file is of use wherever it is copied to.
+        authority = base64.b64encode(self.ca_file.read_bytes()).decode()
+        cluster = {"server": self.url, "certificate-authority-data": authority}
         context = {"cluster": "sandbox", "user": user, "namespace": namespace}
         content = {
             "apiVersion": "v1",
