@@ -51,7 +51,7 @@ class FakeApi:
         self.hidden: list[bool] = []
         self.answer: web.Response | None = None
         self._kubeconfig = folder / "kubeconfig"
-        self._url = ""
+        self.url = ""
         self._watches: list[asyncio.Queue[dict[str, Any]]] = []
 
     @property
@@ -64,7 +64,7 @@ class FakeApi:
         content = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "fake", "cluster": {"server": self._url}}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
             "users": [{"name": "fake", "user": {"token": token}}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
             "current-context": "fake",
@@ -83,7 +83,7 @@ class FakeApi:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self._url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
             yield self
         finally:

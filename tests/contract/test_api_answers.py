@@ -113,3 +113,36 @@ async def test_a_call_before_open_or_after_close_is_an_error_and_no_crash(fake: 
 async def test_a_kubeconfig_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(NoConnection, match="nowhere"):
         await Api(Connection(kubeconfig=str(tmp_path / "nowhere"))).open()
+
+
+def proxied(monkeypatch: pytest.MonkeyPatch, proxy: str, *, except_for: str) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("no_proxy", except_for)
+
+
+async def test_the_environments_proxy_is_the_way(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy is asked with the whole address, which our server takes as well as a path."""
+    proxied(monkeypatch, fake.url, except_for="other.invalid")
+    fake.url = "http://api.invalid"
+    async with Api(fake.connection()) as api:
+        assert ROLLOUTS in await api.served()
+
+
+async def test_it_is_not_asked_where_no_proxy_is_to_be(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxied(monkeypatch, "http://127.0.0.1:1", except_for="127.0.0.1")
+    async with Api(fake.connection()) as api:
+        assert ROLLOUTS in await api.served()
+
+
+async def test_the_environment_is_read_once_and_not_at_each_request(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look for a proxy and a netrc file, aiohttp starts two jobs in other threads, each time."""
+    async with Api(fake.connection()) as api:
+        proxied(monkeypatch, "http://127.0.0.1:1", except_for="")
+        jobs: list[object] = []
+        monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", lambda *job: jobs.append(job))
+        assert ROLLOUTS in await api.served()
+        assert jobs == []

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 
@@ -39,7 +39,6 @@ METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 REASON = re.compile(r"[A-Za-z]{1,40}")
 DETAIL_MAX = 4096
 
-Parameters = list[tuple[str, str]]
 Objects = list[dict[str, Any]]
 RequestHook = Callable[[str, str], None]
 
@@ -86,8 +85,11 @@ class Api:
 
         if self._client is None:
             self._broken = (*self._broken, ConfigException)
-            self._client = ApiClient(await self._connection.load())
-            self._client.user_agent = FIELD_MANAGER
+            configuration = await self._connection.load()
+            # Otherwise aiohttp looks for a proxy and a netrc file at each request, each in another thread. The proxy is
+            # known, and what a netrc file says is not for us.
+            configuration.client_session_kwargs = {"trust_env": False}
+            self._client = ApiClient(configuration)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -112,12 +114,12 @@ class Api:
         401 with the credentials read anew, because they may have expired.
         """
         what = f"{method} {path}"
-        headers = {"Accept": accept, "Content-Type": content_type}
-        parameters = list((query or {}).items())
-        status, answer = await self._send(method, path, parameters, headers, body, timeout_s=timeout_s)
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
+        asked = urlencode(query or {})
+        status, answer = await self._send(method, path, asked, headers, body, timeout_s=timeout_s)
         if status == 401:
             await self._read_credentials()
-            status, answer = await self._send(method, path, parameters, headers, body, timeout_s=timeout_s)
+            status, answer = await self._send(method, path, asked, headers, body, timeout_s=timeout_s)
         if 200 <= status < 300:
             return _parsed(what, answer)
         raise _error(what, status, answer)
@@ -285,14 +287,7 @@ class Api:
         self._client.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
 
     async def _send(
-        self,
-        method: str,
-        path: str,
-        query: Parameters,
-        headers: Mapping[str, str],
-        body: object,
-        *,
-        timeout_s: float,
+        self, method: str, path: str, query: str, headers: Mapping[str, str], body: object, *, timeout_s: float
     ) -> tuple[int, bytes]:
         if self._client is None:
             raise ApiUnavailable(f"{method} {path}: not connected")
@@ -300,17 +295,12 @@ class Api:
         try:
             # Around the library's own deadline, because that one does not cover reading or renewing the credentials.
             async with asyncio.timeout(timeout_s):
-                request = await self._client.param_serialize(
-                    method,
-                    path,
-                    query_params=query,
-                    header_params=dict(headers),
-                    body=body,
-                    auth_settings=["BearerToken"],
-                )
-                response = await self._client.call_api(
-                    *request[:4], _request_timeout=aiohttp.ClientTimeout(total=timeout_s)
-                )
+                # Not the library's `param_serialize`, which copies each body member by member: ours are JSON already.
+                sent = dict(headers)
+                await self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
+                url = f"{self._client.configuration.host}{path}{'?' if query else ''}{query}"
+                deadline = aiohttp.ClientTimeout(total=timeout_s)
+                response = await self._client.call_api(method, url, sent, body, _request_timeout=deadline)
                 answer = await response.read()
                 code = str(response.status)
                 return response.status, answer

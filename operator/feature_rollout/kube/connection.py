@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from feature_rollout.kube.errors import ApiError
 
@@ -28,8 +30,14 @@ class Connection:
     async def load(self) -> Any:
         """Read it anew, tokens and certificates too; return a `kubernetes.aio.client.Configuration`.
 
-        Any: the client library ships no types.
+        Its `proxy` is the kubeconfig's, else the environment's (`HTTPS_PROXY`, `NO_PROXY`). Any: the client
+        library ships no types.
         """
+        configuration = await self._configuration()
+        configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
+        return configuration
+
+    async def _configuration(self) -> Any:
         # The client library takes half a second to import, which `featurerollout --help` need not wait for.
         from kubernetes.aio.client import Configuration  # noqa: PLC0415
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
@@ -67,3 +75,9 @@ class Connection:
                 f"no way to the API server: there is no kubeconfig {self._files()}, and this is not a pod; "
                 "name one by --kubeconfig or KUBECONFIG"
             )
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for this address; None where it names none."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
