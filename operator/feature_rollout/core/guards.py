@@ -63,10 +63,6 @@ class Guard:
     limit: str = ""
     without_data: bool = False
 
-    @property
-    def is_blind(self) -> bool:
-        return self.state is GuardState.BLIND
-
 
 def assess(plan: Plan, progress: Progress, now: datetime) -> tuple[Guard, ...]:
     """Every guard of the plan, the most severe row first."""

@@ -129,7 +129,7 @@ def test_nothing_is_blind_just_because_a_stage_has_begun() -> None:
 )
 def test_what_is_not_in_effect_is_blind_with_its_reason(of: Plan) -> None:
     (guard,) = assess(of, watched(of, GOOD), T0 + INTERVAL)
-    assert guard.is_blind
+    assert guard.state is GuardState.BLIND
     assert guard.note.endswith("is not in effect")
 
 
