@@ -24,8 +24,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-toolchain: setup ## Build or find the control plane, PostgreSQL and Prometheus (5 to 8 minutes the first time)
+toolchain: setup ## Build or find the control plane, PostgreSQL, Prometheus and Helm (8 to 11 minutes the first time)
 	@$(BIN)/python -m feature_rollout.sandbox
+	@PYTHONPATH=tests $(BIN)/python -m support.helm
 
 demo: setup ## A rollout on a real control plane and database, with a regression that is taken back
 	@$(BIN)/featurerollout demo

@@ -183,7 +183,7 @@ def test_progress_is_lines_in_a_log_and_one_line_on_a_terminal(monkeypatch: pyte
 
 
 def test_the_words_of_a_build_count_modules_and_packages() -> None:
-    output = build.BuildOutput()
+    output = build.BuildOutput(2550)
     assert output.describe("go: downloading k8s.io/api v0.37.2") == "1 modules downloaded, last k8s.io/api"
     assert output.describe("k8s.io/api/core/v1") == "1 of about 2550 packages compiled, last k8s.io/api/core/v1"
 

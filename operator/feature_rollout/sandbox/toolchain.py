@@ -59,7 +59,7 @@ def control_plane_binaries(
     if not build.is_fresh(target):
         if not build_missing:
             raise SandboxError("no control plane on this machine: `make toolchain` builds it")
-        build.build_control_plane(target, env)
+        build.build_programs(target, env)
     built = _binaries_in(target.folder, f"built from Go modules, in {target.folder}")
     if built is None:
         raise SandboxError(f"{target.folder} is incomplete: remove it and try again")
