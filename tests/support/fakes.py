@@ -379,7 +379,7 @@ class FakeTelemetry:
     def looked(self, verdict: str) -> None:
         self.verdicts.append(verdict)
 
-    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None) -> None:
+    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None, *, late: bool) -> None:
         self.reverts.append((severity, seconds))
 
     def violated(self, invariant: str) -> None:

@@ -273,11 +273,13 @@ class Reconciler:
     def _count(self, session: Session, cause: Breach | Order) -> None:
         now = self._clock.now()
         if isinstance(cause, Order):
-            self._telemetry.reverted(BY_PERSON, (now - cause.asked_at).total_seconds(), None)
+            self._telemetry.reverted(BY_PERSON, (now - cause.asked_at).total_seconds(), None, late=False)
             return
         answered_at_s = session.answered_at_s
         waited_s = asyncio.get_running_loop().time() - answered_at_s if answered_at_s is not None else None
-        self._telemetry.reverted(str(cause.severity), (now - cause.onset_at).total_seconds(), waited_s)
+        took = now - cause.onset_at
+        late = took > cause.respond_within
+        self._telemetry.reverted(str(cause.severity), took.total_seconds(), waited_s, late=late)
 
     async def _still_wanted(self, target: Target) -> bool:
         """Whether the API server, asked now, still holds what was decided on: nothing is raised on an old manifest."""

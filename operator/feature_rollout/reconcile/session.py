@@ -176,8 +176,11 @@ class Telemetry(Protocol):
 
     def looked(self, verdict: str) -> None: ...
 
-    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None) -> None:
-        """`seconds` are from the onset of the breach, the others from the answer of the look that decided."""
+    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None, *, late: bool) -> None:
+        """`seconds` are from the onset of the breach, the others from the answer of the look that decided.
+
+        `late`: it took longer than the row's `respondWithin`.
+        """
 
     def violated(self, invariant: str) -> None: ...
 

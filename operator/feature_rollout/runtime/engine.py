@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -39,8 +38,10 @@ class Counts:
     def looked(self, verdict: str) -> None:
         self._telemetry.looks.labels(verdict).inc()
 
-    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None) -> None:
+    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None, *, late: bool) -> None:
         self._telemetry.reverts.labels(severity).inc()
+        if late:
+            self._telemetry.reverts_late.labels(severity).inc()
         self._telemetry.time_to_revert_seconds.observe(max(seconds, 0.0))
         if look_to_commit_s is not None:
             self._telemetry.look_to_revert_seconds.observe(look_to_commit_s)
@@ -112,13 +113,6 @@ class Engine:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             await self._reconciler.checkpoint()
-            self._count_phases()
-
-    def _count_phases(self) -> None:
-        phases = Counter(
-            ((self._inventory.get(ROLLOUTS, *key) or {}).get("status") or {}).get("phase", "Pending")
-            for key in self._inventory.rollouts()
-        )
-        self._telemetry.rollouts.clear()
-        for phase, count in phases.items():
-            self._telemetry.rollouts.labels(phase).set(count)
+            self._telemetry.count(
+                (self._inventory.get(ROLLOUTS, *key) or {}).get("status") or {} for key in self._inventory.rollouts()
+            )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from feature_rollout.core.plan import Severity
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Up to four hours, the longest respondWithin of the examples.
@@ -22,9 +27,12 @@ class Telemetry:
     queue_depth: Gauge = field(init=False)
     queue_wait_seconds: Histogram = field(init=False)
     reverts: Counter = field(init=False)
+    reverts_late: Counter = field(init=False)
     time_to_revert_seconds: Histogram = field(init=False)
     look_to_revert_seconds: Histogram = field(init=False)
     rollouts: Gauge = field(init=False)
+    rollouts_exposed: Gauge = field(init=False)
+    rollout_conditions: Gauge = field(init=False)
     api_requests: Counter = field(init=False)
     invariant_violations: Counter = field(init=False)
     watch_restarts: Counter = field(init=False)
@@ -42,6 +50,12 @@ class Telemetry:
                 f"{p}queue_wait_seconds", "How long a rollout waited for a worker.", buckets=SECONDS, registry=r
             ),
             "reverts": Counter(f"{p}reverts_total", "Reverts by the rollback matrix.", ["severity"], registry=r),
+            "reverts_late": Counter(
+                f"{p}reverts_late_total",
+                "Reverts that took longer than the respondWithin of their row.",
+                ["severity"],
+                registry=r,
+            ),
             "time_to_revert_seconds": Histogram(
                 f"{p}time_to_revert_seconds",
                 "From the onset of a breach to the committed action.",
@@ -55,6 +69,15 @@ class Telemetry:
                 registry=r,
             ),
             "rollouts": Gauge(f"{p}rollouts", "Rollouts, by phase.", ["phase"], registry=r),
+            "rollouts_exposed": Gauge(
+                f"{p}rollouts_exposed", "Rollouts under way that have a flag switched on.", registry=r
+            ),
+            "rollout_conditions": Gauge(
+                f"{p}rollout_conditions",
+                "Rollouts, by the status of each of their conditions.",
+                ["type", "status"],
+                registry=r,
+            ),
             "api_requests": Counter(
                 f"{p}api_requests_total",
                 "Calls to the Kubernetes API, by HTTP verb and code.",
@@ -73,7 +96,33 @@ class Telemetry:
         }
         for name, metric in metrics.items():
             object.__setattr__(self, name, metric)
+        for severity in Severity:
+            # A counter that begins with its first increment shows no increase to Prometheus.
+            self.reverts.labels(str(severity))
+            self.reverts_late.labels(str(severity))
+
+    def count(self, statuses: Iterable[Mapping[str, Any]]) -> None:
+        """Set the gauges of rollouts from the statuses of all of them."""
+        phases: Tally[str] = Tally()
+        conditions: Tally[tuple[str, str]] = Tally()
+        exposed = 0
+        for status in statuses:
+            phases[status.get("phase", "Pending")] += 1
+            now = {(condition["type"], condition["status"]) for condition in status.get("conditions") or ()}
+            conditions.update(now)
+            exposed += ("Completed", "True") not in now and any(map(_is_on, status.get("exposure") or ()))
+        self.rollouts_exposed.set(exposed)
+        self.rollouts.clear()
+        for phase, count in phases.items():
+            self.rollouts.labels(phase).set(count)
+        self.rollout_conditions.clear()
+        for labels, count in conditions.items():
+            self.rollout_conditions.labels(*labels).set(count)
 
     def api_request(self, verb: str, code: str) -> None:
         """Count a call; the hook of `kube.client.Api`."""
         self.api_requests.labels(verb, code).inc()
+
+
+def _is_on(flag: Mapping[str, Any]) -> bool:
+    return bool(flag.get("enabled")) and float(flag.get("percentage", 0)) > 0
