@@ -1,4 +1,7 @@
-"""A TCP proxy before PostgreSQL that fails at a chosen point of a transaction, and a table of what came of it."""
+"""A TCP proxy before a server that fails when told, or at a chosen point of a transaction of PostgreSQL.
+
+And a table of what came of it.
+"""
 
 import asyncio
 import re
@@ -9,8 +12,12 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from statistics import median
 from typing import Any, Self
+from urllib.parse import urlsplit
+
+from feature_rollout.sandbox.cluster import Cluster
 
 # By what the first of a phase's messages to the server is known; b"" is whatever comes first on a new connection.
 PHASES = {
@@ -174,6 +181,15 @@ def in_a_thread(port: int) -> Iterator[tuple[Network, Callable[..., object]]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def through(port: int, cluster: Cluster, folder: Path) -> Cluster:
+    """The cluster as one sees it through a `Network` on that port; `folder` is for its kubeconfig files."""
+    return Cluster(f"https://127.0.0.1:{port}", cluster.ca_file, folder, cluster.tokens)
+
+
+def port_of(cluster: Cluster) -> int:
+    return urlsplit(cluster.url).port or 443
 
 
 def table(reports: Sequence[Any]) -> list[str]:
