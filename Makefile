@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CHART := charts/feature-rollout-operator
 STAMP := $(VENV)/.installed
 WORKERS ?= 6
 REPEATS ?= 20
@@ -37,14 +38,18 @@ check: setup ## Format, lint, types, import layers, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/featurerollout crds --check crds
+	$(BIN)/featurerollout crds --check $(CHART)/files/crds
+	$(BIN)/python charts/generate.py --check
 	$(BIN)/python docs/generate.py --check
 
 fmt: setup ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write the generated files again (crds/, docs/reference.md)
+generate: setup ## Write the generated files again (crds/, the chart's values and CRDs, docs/reference.md)
 	$(BIN)/featurerollout crds --output crds
+	$(BIN)/featurerollout crds --output $(CHART)/files/crds
+	$(BIN)/python charts/generate.py
 	$(BIN)/python docs/generate.py
 
 unit: setup ## The tests that need no server

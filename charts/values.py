@@ -1,0 +1,163 @@
+"""The chart's values as a model. From it come values.yaml, values.schema.json and the table of values.
+
+Names and defaults of what the operator itself is told are those of `runtime.settings`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Object = dict[str, Any]
+# Names of namespaces, and of objects in them.
+Namespace = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+Render = Literal["Auto", "Always", "Never"]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Image(Model):
+    repository: str = Field(
+        "feature-rollout-operator", min_length=1, description="Where you have pushed the image, without tag and digest."
+    )
+    tag: str = Field("", description="Empty: the chart's appVersion.")
+    digest: str = Field(
+        "", pattern=r"^(sha256:[0-9a-f]{64})?$", description="sha256:…; where it is set, it counts and not the tag."
+    )
+    pullPolicy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="As in a Pod.")
+
+
+class Grant(Model):
+    namespace: Namespace = Field(description="where they are")
+    secrets: list[Name] = Field([], description="with connection strings or certificates")
+    configMaps: list[Name] = Field([], description="with certificates, or with manifests of Jobs")
+    jobs: bool = Field(
+        False, description="whether Jobs may be created as checks, which lets editors of rollouts run Pods"
+    )
+
+
+class Log(Model):
+    format: Literal["text", "json"] = Field("json", description="Lines for people, or JSON lines.")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least to log.")
+
+
+class ServiceAccount(Model):
+    create: bool = Field(True, description="Whether the chart makes it.")
+    name: str = Field("", description="Empty: the release's full name.")
+    annotations: dict[str, str] = Field({}, description="Its annotations.")
+
+
+class Rbac(Model):
+    create: bool = Field(True, description="Whether the chart makes the operator's roles and bindings.")
+    aggregate: bool = Field(True, description="Whether rollouts are added to the cluster's roles view and edit.")
+
+
+class Crds(Model):
+    enabled: bool = Field(True, description="Whether the chart installs and upgrades the CRDs.")
+    keep: bool = Field(True, description="Whether they, and all rollouts with them, outlive helm uninstall.")
+
+
+class AdmissionPolicies(Model):
+    enabled: bool = Field(True, description="Whether the policies on who may ask for a RolloutAction are installed.")
+    stampRequester: Render = Field(
+        "Auto",
+        description="The MutatingAdmissionPolicy that writes requestedBy; Auto: from Kubernetes 1.37 on.",
+    )
+
+
+class PodDisruptionBudget(Model):
+    enabled: bool = Field(True, description="One Pod at a time may be evicted.")
+
+
+class NetworkPolicy(Model):
+    enabled: bool = Field(True, description="Lets nobody in but to the port of probes and metrics.")
+    metricsFrom: list[Object] = Field([], description="NetworkPolicyPeers that may scrape. Empty: everybody.")
+    egress: list[Object] = Field(
+        [],
+        description="NetworkPolicyEgressRules; name DNS, the API server, databases and Prometheus. Empty: everything.",
+    )
+
+
+class Monitor(Model):
+    kind: Literal["ServiceMonitor", "PodMonitor"] = Field("ServiceMonitor", description="Which of the two is made.")
+    render: Render = Field(
+        "Auto",
+        description="Auto: where the API server says that it has the kind, which helm template and GitOps cannot ask.",
+    )
+    interval: str = Field("30s", pattern=r"^[0-9]+(s|m)$", description="How often the operator is scraped.")
+    labels: dict[str, str] = Field({}, description="What your Prometheus selects monitors by.")
+
+
+class Rules(Model):
+    render: Render = Field("Auto", description="The same, for the PrometheusRule with the alerts.")
+    labels: dict[str, str] = Field({}, description="What your Prometheus selects rules by.")
+    runbooks: str = Field("docs/runbooks", description="Where the runbooks are: the beginning of each runbook_url.")
+
+
+class Metrics(Model):
+    monitor: Monitor = Monitor()
+    rules: Rules = Rules()
+
+
+class Values(Model):
+    """Values of the chart feature-rollout-operator."""
+
+    nameOverride: str = Field("", description="Instead of the chart's name.")
+    fullnameOverride: str = Field("", description="Instead of release and name.")
+    commonLabels: dict[str, str] = Field({}, description="Labels of every object.")
+    image: Image = Image()
+    imagePullSecrets: list[Object] = Field([], description="As in a Pod.")
+    replicas: Literal[1] = Field(1, description="One: there is no leader election yet.")
+    clusterName: str = Field(
+        "",
+        max_length=253,
+        description="The first part of every ledger key; set it, and a rebuilt cluster goes on where this one was. "
+        "Empty: the UID of kube-system.",
+    )
+    watchNamespaces: list[Namespace] = Field([], description="Where rollouts are served. Empty: in all namespaces.")
+    grants: list[Grant] = Field(
+        [], description="What the operator may read, by name: a Role for each namespace. It may never list Secrets."
+    )
+    log: Log = Log()
+    workers: int = Field(8, ge=1, le=256, description="How many rollouts are reconciled at a time.")
+    driftPollSeconds: float = Field(
+        5, ge=0.1, le=3600, description="How often flag rows are read to see changes by others."
+    )
+    deniedAddresses: list[str] | None = Field(
+        None, description="Networks in which no database may be. null: the operator's default."
+    )
+    extraEnv: list[Object] = Field([], description="More environment variables, as in a container.")
+    extraVolumes: list[Object] = Field([], description="More volumes, as in a Pod.")
+    extraVolumeMounts: list[Object] = Field([], description="Where they are mounted, as in a container.")
+    podAnnotations: dict[str, str] = Field({}, description="Annotations of the Pod.")
+    podLabels: dict[str, str] = Field({}, description="More labels of the Pod.")
+    nodeSelector: dict[str, str] = Field({}, description="As in a Pod.")
+    tolerations: list[Object] = Field([], description="As in a Pod.")
+    affinity: Object = Field({}, description="As in a Pod.")
+    topologySpreadConstraints: list[Object] | None = Field(
+        None, description="As in a Pod. null: over nodes and zones, where that can be."
+    )
+    priorityClassName: str = Field("", description="As in a Pod.")
+    resources: Object = Field(
+        {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        description="As in a container. No CPU limit: it would slow reverts down.",
+    )
+    podSecurityContext: Object = Field(
+        {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        description="As in a Pod; it fits Pod Security restricted.",
+    )
+    securityContext: Object = Field(
+        {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        description="As in a container; it fits Pod Security restricted.",
+    )
+    serviceAccount: ServiceAccount = ServiceAccount()
+    rbac: Rbac = Rbac()
+    crds: Crds = Crds()
+    admissionPolicies: AdmissionPolicies = AdmissionPolicies()
+    podDisruptionBudget: PodDisruptionBudget = PodDisruptionBudget()
+    networkPolicy: NetworkPolicy = NetworkPolicy()
+    metrics: Metrics = Metrics()
+    # Helm gives it to every chart that another one depends on.
+    global_: Object = Field({}, alias="global", description="Not used; Helm passes it on to charts within charts.")

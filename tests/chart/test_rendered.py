@@ -1,0 +1,133 @@
+"""What the chart makes, beside what the rest of the project says.
+
+| of the chart | is the same as |
+|---|---|
+| CRDs and policies | what `featurerollout crds` prints |
+| the operator's rules | those of the demo, which `doctor --cluster` asks for |
+| the roles view and edit | those of docs/people.md |
+| verbs of the roles approver and operator | those of the policies, each in one of the two |
+| environment variables | settings of the operator, with values that it takes |
+| paths and ports of probes | those of its HTTP server |
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from feature_rollout.api import crd
+from feature_rollout.api.policies import VERBS
+from feature_rollout.demo import stage
+from feature_rollout.runtime.settings import Settings
+from support.helm import CHART, RELEASE, RELEASE_NAMESPACE, Helm
+
+PEOPLE = Path(__file__).parents[2] / "docs" / "people.md"
+NAMESPACES: dict[str, Any] = {
+    "watchNamespaces": ["shop"],
+    "grants": [{"namespace": "shop", "secrets": ["db"], "configMaps": ["rollout-jobs"], "jobs": True}],
+}
+Object = dict[str, Any]
+
+
+def of_kind(objects: list[Object], *kinds: str) -> dict[str, Object]:
+    return {obj["metadata"]["name"]: obj for obj in objects if obj["kind"] in kinds}
+
+
+def rules(obj: Object) -> list[Object]:
+    """In an order of their own, with lists as sets: two roles that allow the same are equal."""
+    return sorted(({key: sorted(value) for key, value in rule.items()} for rule in obj["rules"]), key=str)
+
+
+def test_crds_and_policies_are_the_generated_ones(helm: Helm) -> None:
+    expected = {}
+    for text in crd.files().values():
+        for obj in yaml.safe_load_all(text):
+            expected[obj["kind"], obj["metadata"]["name"]] = obj
+    ours = {kind for kind, _ in expected}
+    rendered = [obj for obj in helm.template() if obj["kind"] in ours]
+    assert len(rendered) == len(expected)
+    for obj in rendered:
+        assert obj["metadata"].pop("labels")
+        annotations = obj["metadata"].pop("annotations", None)
+        assert (annotations is not None) is (obj["kind"] == "CustomResourceDefinition")
+        assert obj == expected[obj["kind"], obj["metadata"]["name"]]
+
+
+def test_the_operators_rules_are_those_that_the_demo_has_and_doctor_asks_for(helm: Helm) -> None:
+    demo = list(yaml.safe_load_all(stage.rbac("shop", RELEASE_NAMESPACE, "db")))
+    cluster_role, role = (next(obj for obj in demo if obj["kind"] == kind) for kind in ("ClusterRole", "Role"))
+    rendered = helm.template(NAMESPACES)
+    assert rules(of_kind(rendered, "ClusterRole")[RELEASE]) == rules(cluster_role)
+    roles = of_kind(rendered, "Role")
+    assert rules({"rules": [rule for each in roles.values() for rule in each["rules"]]}) == rules(role)
+    everywhere = {**NAMESPACES, "watchNamespaces": []}
+    rendered = helm.template(everywhere)
+    assert list(of_kind(rendered, "Role")) == [f"{RELEASE}-grant"]
+    together = [
+        *of_kind(rendered, "ClusterRole")[RELEASE]["rules"],
+        *of_kind(rendered, "Role")[f"{RELEASE}-grant"]["rules"],
+    ]
+    assert rules({"rules": together}) == rules({"rules": [*cluster_role["rules"], *role["rules"]]})
+
+
+@pytest.mark.parametrize("values", sorted((CHART / "ci").glob("*-values.yaml")), ids=lambda path: path.stem)
+def test_no_role_has_a_wildcard_and_secrets_are_got_by_name(helm: Helm, values: Path) -> None:
+    for obj in of_kind(helm.template(yaml.safe_load(values.read_text())), "Role", "ClusterRole").values():
+        for rule in obj["rules"]:
+            assert not [part for part in rule.values() if "*" in part]
+            if "secrets" in rule["resources"]:
+                assert obj["kind"] == "Role"
+                assert rule["verbs"] == ["get"]
+                assert all(rule["resourceNames"])
+
+
+def test_the_roles_of_people_are_those_of_the_page_and_of_the_policies(helm: Helm) -> None:
+    roles = of_kind(helm.template(), "ClusterRole")
+    block = re.findall(r"^```yaml\n(.*?)^```$", PEOPLE.read_text(), re.MULTILINE | re.DOTALL)[1]
+    for documented in yaml.safe_load_all(block):
+        suffix = documented["metadata"]["name"].removeprefix("featurerollout")
+        rendered = roles[f"{RELEASE}{suffix}"]
+        assert rules(rendered) == rules(documented)
+        assert documented["metadata"]["labels"].items() <= rendered["metadata"]["labels"].items()
+
+    def virtual(name: str) -> set[str]:
+        verbs = {verb for rule in roles[f"{RELEASE}-{name}"]["rules"] for verb in rule["verbs"]}
+        return verbs & set(VERBS.values())
+
+    assert virtual("approver") == {"approve"}
+    assert virtual("operator") == set(VERBS.values()) - {"approve"}
+
+
+def test_the_operator_takes_its_environment(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in sorted((CHART / "ci").glob("*-values.yaml")):
+        values = yaml.safe_load(path.read_text())
+        (deployment,) = of_kind(helm.template(values), "Deployment").values()
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        given = {entry["name"]: entry["value"] for entry in container["env"]}
+        ours = {name for name in given if name.startswith("FEATUREROLLOUT_")}
+        assert ours <= {f"FEATUREROLLOUT_{name.upper()}" for name in Settings.model_fields}
+        with monkeypatch.context() as patch:
+            for name, value in given.items():
+                patch.setenv(name, value)
+            settings = Settings()
+        assert settings.watch_namespaces == tuple(values.get("watchNamespaces") or ())
+        assert settings.cluster_name == values.get("clusterName", "")
+        assert settings.workers == values.get("workers", 8)
+        assert settings.log_format == values.get("log", {}).get("format", "json")
+        denied = values.get("deniedAddresses")
+        assert denied is None or [str(network) for network in settings.denied_addresses] == denied
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert ports == {"http": settings.http_port}
+        for probe, answered in (("startupProbe", "livez"), ("livenessProbe", "livez"), ("readinessProbe", "readyz")):
+            assert container[probe]["httpGet"] == {"path": f"/{answered}", "port": "http"}
+
+
+def test_defaults_of_the_values_are_those_of_the_settings(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    (deployment,) = of_kind(helm.template(), "Deployment").values()
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    for entry in container["env"]:
+        monkeypatch.setenv(entry["name"], entry["value"])
+    # People read the operator's log on their machine, programs in a cluster.
+    assert Settings() == Settings.model_construct().model_copy(update={"log_format": "json"})
