@@ -236,6 +236,19 @@ class FeatureRolloutSpec(ApiModel):
     )
 
 
+def _self_reference(rollout: FeatureRollout) -> Found:
+    name = rollout.metadata.name
+    waiting = (stage.name for stage in rollout.spec.stages if any(one.rollout == name for one in stage.after))
+    return next(({"stage": stage} for stage in waiting), None)
+
+
+def _waits_for_itself(stage: str) -> str:
+    return f"has({stage}.after) && {stage}.after.exists(a, a.rollout == self.metadata.name)"
+
+
+_SELF_REFERENCE_CEL = index_of("self.spec.stages", 32, _waits_for_itself("self.spec.stages[i]"))
+
+
 class FeatureRollout(Resource):
     """A plan: how a set of feature flags shall reach their users over days or weeks.
 
@@ -244,6 +257,14 @@ class FeatureRollout(Resource):
 
     plural: ClassVar = "featurerollouts"
     short_names: ClassVar = ("fro",)
+    rules: ClassVar = (
+        Rule(
+            f"!self.spec.stages.exists(s, {_waits_for_itself('s')})",
+            "the stage {stage} waits for its own rollout: name another in after, the stages of one plan run in order",
+            _self_reference,
+            stage=f"self.spec.stages[{_SELF_REFERENCE_CEL}].name",
+        ),
+    )
 
     api_version: Literal["featurerollout.dev/v1alpha1"]
     kind: Literal["FeatureRollout"]

@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from feature_rollout.api import order
 from feature_rollout.api.base import InvalidObject, Resource
 from feature_rollout.api.featurerollout import FeatureRollout, FeatureRolloutSpec
 from feature_rollout.api.flagstore import FlagStore
@@ -57,6 +58,8 @@ class Check(StrEnum):
     JOB = "job"
     NO_EFFECT = "no-effect"
     UNKNOWN_STAGE = "unknown-stage"
+    ORDER = "order"
+    ROLLOUT_ELSEWHERE = "rollout-elsewhere"
 
 
 DESCRIPTIONS: Mapping[Check, str] = {
@@ -74,6 +77,8 @@ DESCRIPTIONS: Mapping[Check, str] = {
     Check.JOB: "A check's Job that is not in the files, or cannot be made as it is written.",
     Check.NO_EFFECT: "A field that has no effect in this version.",
     Check.UNKNOWN_STAGE: "An action for a stage that the rollout has not.",
+    Check.ORDER: "A stage that waits for one that there is not, or rollouts that wait for each other in a circle.",
+    Check.ROLLOUT_ELSEWHERE: "A rollout that a stage waits for, which is not in the files, and may be in the cluster.",
 }
 
 
@@ -126,10 +131,11 @@ def lint(documents: Sequence[Document], *, stores: bool = True) -> list[Finding]
         findings += _lint_template(manifests, template.spec, template.metadata.namespace, where, "spec")
     for rollout, where in manifests.of(FeatureRollout):
         findings += _lint_rollout(manifests, rollout, where, stores=stores)
+        findings += _lint_order(manifests, rollout, where)
     for action, where in manifests.of(RolloutAction):
         findings += _lint_action(manifests, action, where)
-    order = {str(document): index for index, document in enumerate(documents)}
-    return sorted(findings, key=lambda finding: order.get(finding.where, 0))
+    places = {str(document): index for index, document in enumerate(documents)}
+    return sorted(findings, key=lambda finding: places.get(finding.where, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +357,12 @@ def _lowered_flags(plan: Plan) -> Iterator[tuple[Check, str]]:
                     (f"spec.stages[{index}].flags: {change}: a stage may lower, but a rollout seldom means to"),
                 )
         rows = after
+
+
+def _lint_order(manifests: _Manifests, rollout: FeatureRollout, where: str) -> Iterator[Finding]:
+    for wrong in order.problems(rollout, (one for one, _ in manifests.of(FeatureRollout))):
+        level, check = (Level.WARNING, Check.ROLLOUT_ELSEWHERE) if wrong.elsewhere else (Level.ERROR, Check.ORDER)
+        yield Finding(level, check, where, f"{wrong.path}: {wrong.text}")
 
 
 def _lint_action(manifests: _Manifests, action: RolloutAction, where: str) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from feature_rollout.api.stages import Stage as StageModel
 from feature_rollout.api.values import KeyReference
 from feature_rollout.core.checks import Check, preflight_key, stage_key
 from feature_rollout.core.exposure import FlagChange
-from feature_rollout.core.plan import Approval, FlagEntry, Gate, Notice, Stage, digest
+from feature_rollout.core.plan import After, Approval, FlagEntry, Gate, Notice, Stage, digest
 
 FLAGS_MAX = 100
 
@@ -68,6 +68,7 @@ def _stage(index: int, stage: StageModel, metrics: Mapping[str, BoundMetric]) ->
         digest=digest(canonical(stage)),
         approval=Approval(stage.approval.required, stage.approval.allow_service_accounts) if stage.approval else None,
         checks=checks(stage.checks, partial(stage_key, stage.name)),
+        after=tuple(After(one.rollout, one.stage) for one in stage.after),
     )
 
 

@@ -21,6 +21,7 @@ from feature_rollout.api.values import (
     LimitText,
     Name,
     Number,
+    ObjectName,
     Prose,
     Sql,
 )
@@ -122,6 +123,15 @@ class Gate(ApiModel):
     )
 
 
+class After(ApiModel):
+    """A stage of another rollout that must have been passed."""
+
+    rollout: ObjectName
+    """Another FeatureRollout of this namespace."""
+    stage: Name
+    """A stage of its plan; its last one for the whole rollout."""
+
+
 def _double_flag(stage: Stage) -> Found:
     seen: set[str] = set()
     for entry in stage.flags:
@@ -145,7 +155,7 @@ _DOUBLE_NAME_CEL = (
 
 
 class Stage(ApiModel):
-    """One entry of the plan. It runs in this order: approval, window, migrations, checks, flags, bake, gates."""
+    """One entry of the plan. It runs in this order: approval, after, window, migrations, checks, flags, bake, gates."""
 
     name: Name
     """The stage's name, unique in the plan."""
@@ -153,6 +163,11 @@ class Stage(ApiModel):
     """How much could go wrong, for people."""
     approval: Approval | None = None
     """Who must approve before the stage begins."""
+    after: Annotated[tuple[After, ...], Field(max_length=8)] = ()
+    """Stages of other rollouts of this namespace that must have been passed before this one begins.
+
+    Passed: its bake and its gates are over, and the rollout is neither rolled back nor paused. Reverts wait for nobody.
+    """
     migrations: Annotated[tuple[ConfigMapSource, ...], Field(max_length=16)] = ()
     """SQL scripts, run in order as the FlagStore's owner, each once. Not in effect yet: the stage does not begin."""
     checks: Checks = ()
@@ -169,7 +184,7 @@ class Stage(ApiModel):
     """Report the stage as overdue when it is not over by then."""
 
     unhashed: ClassVar = frozenset({"risk", "deadline"})
-    unordered: ClassVar = frozenset({"gates"})
+    unordered: ClassVar = frozenset({"after", "gates"})
     rules: ClassVar = (
         Rule(
             f"!has(self.flags) || !self.flags.exists(e, e.names.exists(n, {_is_doubled('n')}))",

@@ -56,7 +56,7 @@ def _units(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 def command(files: tuple[Path, ...], *, start: datetime, units_per_look: dict[str, float], output: str) -> None:
     """Say what the rollouts in FILES will do, without a cluster or a database.
 
-    When each stage begins if all is healthy and every approval is there at once; who has
+    When each stage begins if all is healthy and nobody has to be waited for; who has
     which flag in it; the UPDATEs, from rows that are disabled, at 0 % and without groups;
     how soon each guard would find harm; how often a gate passes at the edge of its limit;
     and what is to be looked at twice. Give all files together, as for lint. Exit code 1
@@ -122,6 +122,7 @@ def _stages(resolved: Resolved, dates: Schedule, start: datetime) -> Iterator[di
             "beginsAt": _time(begins_at, start),
             "bake": format_duration(stage.bake),
             "approvals": approval.required if approval is not None else 0,
+            "after": [str(one) for one in stage.after],
             "exposure": [{"flag": flag, **exposure_json(row)} for flag, row in after.items()],
             "changes": {flag: f"{rows[flag]} -> {after[flag]}" for flag in stage.flags if rows[flag] != after[flag]},
             "sql": [statement for statement in statements if statement is not None],
@@ -167,7 +168,7 @@ def _guard(resolved: Resolved, row: Row, clause: Clause, units: Mapping[str, flo
 
 
 def _needed(resolved: Resolved) -> Iterator[str]:
-    """What waits for people, and for Jobs."""
+    """What waits for people, for Jobs, and for other rollouts."""
     spec = resolved.rollout.spec
     for check in spec.preflight:
         if check.confirm is not None:
@@ -181,6 +182,8 @@ def _needed(resolved: Resolved) -> Iterator[str]:
         if stage.approval is not None:
             people = "person" if stage.approval.required == 1 else "people"
             yield f"stage {stage.name} waits for the approval of {stage.approval.required} {people}"
+        for one in stage.after:
+            yield f"stage {stage.name} waits until rollout {one.rollout} has passed its stage {one.stage}"
 
 
 def _blind_bakes(resolved: Resolved, guards: list[dict[str, Any]]) -> Iterator[str]:

@@ -43,8 +43,8 @@ def command(
 
     The same core as in the operator decides; a JSON object is printed for each look and for
     each change of the decision. What is needed of FILES is the FeatureRollout, and the
-    RollbackMatrix and the MetricTemplates that it names. Migrations, jobs and checks that
-    are SQL are taken as done and passed, which is said on standard error. Exit code 1 when
+    RollbackMatrix and the MetricTemplates that it names. Migrations, jobs, checks that are SQL
+    and other rollouts are taken as done and passed, which is said on standard error. Exit code 1 when
     a manifest or a line is wrong; a rollback is a result like any other.
     """
     from feature_rollout.api import recorded
@@ -86,7 +86,7 @@ def _resolved(documents: Sequence[Document]) -> Resolved:
         names = f": {', '.join(one.rollout.metadata.name for one in found)}" if found else ""
         raise click.UsageError(f"one FeatureRollout is simulated at a time, and these files have {len(found)}{names}")
     (resolved,) = found
-    stages = tuple(replace(stage, blockers=()) for stage in resolved.plan.stages)
+    stages = tuple(replace(stage, blockers=(), after=()) for stage in resolved.plan.stages)
     return replace(resolved, plan=replace(resolved.plan, stages=stages))
 
 
@@ -96,6 +96,8 @@ def _assumed(rollout: FeatureRollout) -> Iterator[str]:
     for index, stage in enumerate(rollout.spec.stages):
         if stage.migrations:
             yield f"spec.stages[{index}].migrations ({stage.name}) are taken as done"
+        for i, one in enumerate(stage.after):
+            yield f"spec.stages[{index}].after[{i}] ({one.rollout}, {one.stage}) is taken as passed"
         checks |= {f"spec.stages[{index}].checks[{i}]": check for i, check in enumerate(stage.checks)}
     for path, check in checks.items():
         if check.confirm is None:

@@ -75,6 +75,7 @@ def cited(view: View, stage: Stage) -> dict[str, Any]:
         "promotedBy": promotion.by if promotion else None,
         "approvedBy": [consent.by for consent in approvers(view, stage)] if stage.approval else None,
         "confirmedBy": confirmed,
+        "after": [str(one) for one in stage.after],
     }
     return {name: value for name, value in found.items() if value}
 

@@ -12,6 +12,7 @@ from feature_rollout.core import reasons, steps
 from feature_rollout.core import requests as people_requests
 from feature_rollout.core.clearance import cited
 from feature_rollout.core.decision import Check, Decision, Phase, Verb, View
+from feature_rollout.core.dependencies import circular, not_passed
 from feature_rollout.core.guards import ordered_targets
 from feature_rollout.core.people import Answer, Answered, Order, Outcome, Request, RequestType, RollBackTo
 from feature_rollout.core.plan import (
@@ -131,6 +132,8 @@ def _overdue(view: View, decision: Decision) -> Decision | None:
     stage, since = view.stage, view.ledger.entered_at
     if stage is None or stage.deadline is None or since is None or decision.phase not in _IN_A_STAGE:
         return None
+    if decision.reason in _NOT_THE_STAGES:
+        return None
     if view.now < since + stage.deadline:
         return None
     message = f"Stage {stage.name} has taken longer than its deadline of {format_duration(stage.deadline)}. "
@@ -139,6 +142,8 @@ def _overdue(view: View, decision: Decision) -> Decision | None:
 
 # Phases in which the stage itself is what takes so long, and not people or the calendar.
 _IN_A_STAGE = frozenset({Phase.BAKING, Phase.GATING, Phase.HELD})
+# Reasons of those phases that keep the next stage from beginning, when this one is over.
+_NOT_THE_STAGES = frozenset({reasons.HOLD_AT, reasons.AWAITING_ROLLOUT})
 
 
 def _advance(view: View) -> Decision:
@@ -170,6 +175,7 @@ CHECKS: tuple[Check, ...] = (
     not_measured,
     asked,
     *STANDSTILL,
+    circular,
     preflight_unmet,
     evidence_against,
     sampled,
@@ -183,6 +189,7 @@ CHECKS: tuple[Check, ...] = (
     hold_at,
     ended,
     not_approved,
+    not_passed,
     outside_window,
     next_not_in_effect,
     not_checked,

@@ -86,7 +86,9 @@ class View:
     what keeps the present manifest from being followed (`plan` is then the last good one).
     `unfinished`: a lowering was begun that may have got no further than the flags.
     `requests` are what people want and nobody has answered yet, `checks` the newest
-    answers of the database by the full name of the check.
+    answers of the database by the full name of the check. `others` are the rollouts that
+    the next stage waits for, by name; `order` are the stages of all that this one depends
+    on, also through others, by the name of the rollout.
     """
 
     plan: Plan
@@ -102,6 +104,13 @@ class View:
     unfinished: bool = False
     requests: tuple[Request, ...] = ()
     checks: Mapping[str, CheckAnswer] = field(default_factory=dict)
+    others: Mapping[str, Standing] = field(default_factory=dict)
+    order: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The rollout's, without its namespace."""
+        return self.ledger.key.rpartition("/")[2]
 
     @property
     def stage(self) -> Stage | None:
@@ -140,6 +149,15 @@ class View:
     def missing(self) -> tuple[str, ...]:
         """The flags that the attempt has written and that have no row any more."""
         return tuple(f for f in self.ledger.written if f not in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where another rollout stood at that moment; without a view, `unknown` says why nothing is known of it."""
+
+    at: datetime
+    view: View | None = None
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,17 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
+class After:
+    """A stage of another rollout of the same namespace, which must have been passed."""
+
+    rollout: str
+    stage: str
+
+    def __str__(self) -> str:
+        return f"{self.rollout}/{self.stage}"
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One entry of the plan. `blockers` are the parts of it that this version cannot do; they hold its start.
 
@@ -196,6 +207,7 @@ class Stage:
     digest: str = ""
     approval: Approval | None = None
     checks: tuple[Check, ...] = ()
+    after: tuple[After, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:

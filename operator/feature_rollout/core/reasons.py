@@ -24,6 +24,8 @@ ABANDONED = "Abandoned"
 # Why it does not advance.
 AWAITING_LOOK = "AwaitingLook"
 AWAITING_WINDOW = "AwaitingWindow"
+AWAITING_ROLLOUT = "AwaitingRollout"
+DEPENDENCY_CYCLE = "DependencyCycle"
 STAGE_OVERDUE = "StageOverdue"
 EVIDENCE_AGAINST = "EvidenceAgainst"
 HOLD_ACTION = "HoldAction"
@@ -113,7 +115,7 @@ DESCRIPTIONS: dict[str, str] = {
     EXPIRED: "The action could not be applied within 24 hours.",
     INVALID_ACTION: "The action is not what its kind demands.",
     PLAN_HASH_MISMATCH: "The action names another plan hash than the plan has now: it was made for another plan.",
-    STAGE_UNKNOWN: "The plan has no stage of that name.",
+    STAGE_UNKNOWN: "The plan, or the rollout that `after` names, has no stage of that name.",
     STAGE_NOT_NEXT: "The action is for a stage that the rollout is past, or not in.",
     APPROVAL_NOT_NEEDED: "The stage does not ask for an approval.",
     ALREADY_APPROVED: "The same person has approved of the stage already; nobody is counted twice.",
@@ -132,6 +134,8 @@ DESCRIPTIONS: dict[str, str] = {
     ABANDONED: "The rollout was deleted with the abandon annotation: the database was not touched.",
     AWAITING_LOOK: "A guard has not been looked at yet in this attempt; nothing is raised before.",
     AWAITING_WINDOW: "The calendar is closed: the next stage begins when it opens. A revert does not wait for it.",
+    AWAITING_ROLLOUT: "The next stage waits for another rollout, which has not passed the stage that `after` names.",
+    DEPENDENCY_CYCLE: "Rollouts wait for each other in a circle, so that none of them can go on; the message has it.",
     STAGE_OVERDUE: "A stage has not passed its bake and its gates within its `deadline`; the message says why.",
     EVIDENCE_AGAINST: "A guard has evidence of 20 or more: no proof of a breach, but too much to go on.",
     HOLD_ACTION: "A row whose action is Hold is breached.",

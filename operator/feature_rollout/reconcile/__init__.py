@@ -4,6 +4,7 @@
 |---|---|
 | `loop` | the order of side effects: gather, decide, check, apply, record; deletion |
 | `gather` | everything that a decision is made on |
+| `others` | where the rollouts stand that a stage waits for |
 | `recall` | the metrics' past, before the first raise |
 | `tell` | status and Events |
 | `session` | what a reconcile starts from |

@@ -11,6 +11,7 @@ from datetime import datetime
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decision import Trouble, View
+from feature_rollout.core.dependencies import to_read
 from feature_rollout.core.guards import assess
 from feature_rollout.core.intake import taken_in
 from feature_rollout.core.looks import Look, Window
@@ -65,6 +66,8 @@ class Gatherer:
             unfinished=session.reverting is not None,
             requests=_unanswered(target, snapshot.actions),
             checks=self._answers(session, plan, ledger),
+            others=session.others.known(),
+            order=target.order,
         )
         if session.progress is None or session.attempt != ledger.attempt:
             session.earlier = session.progress
@@ -77,7 +80,10 @@ class Gatherer:
         session.progress = progress
         if session.source is not None and not view.is_over:
             self._start_looks(target, session, plan, session.source, now)
-        return replace(view, progress=progress, guards=assess(plan, progress, now))
+        view = replace(view, progress=progress, guards=assess(plan, progress, now))
+        if target.others is not None:
+            session.others.read(to_read(view), target.others, self._clock, self._waking(target))
+        return view
 
     def ask(self, target: Target, session: Session, names: Sequence[str]) -> None:
         """Ask these checks, unless they are being asked. The answer wakes the rollout."""
@@ -189,13 +195,13 @@ class Gatherer:
                 log.info("%s could not be looked at: %s", look.metric, look.error, extra={"rollout": target.key})
         return progress
 
+    def _waking(self, target: Target) -> Callable[[], None]:
+        metadata = target.rollout["metadata"]
+        return lambda: self._wake(metadata["namespace"], metadata["name"])
+
     def _recalled(self, target: Target, session: Session, view: View, progress: Progress) -> Progress:
         """The progress with what has arrived of the metrics' past."""
-        metadata = target.rollout["metadata"]
-
-        def wake() -> None:
-            self._wake(metadata["namespace"], metadata["name"])
-
+        wake = self._waking(target)
         progress = begun(inherited(progress, session.earlier), view.ledger, view.now)
         return recalled(progress, session.recalls, view.plan, source=session.source, now=view.now, wake=wake)
 

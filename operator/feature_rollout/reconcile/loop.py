@@ -104,6 +104,7 @@ class Reconciler:
         for recall in session.recalls.values():
             recall.task.cancel()
         session.forget_checks()
+        session.others.forget()
 
     def uses(self, store: FlagStore) -> bool:
         """Whether a rollout's guards may still need this store, also when its FlagStore is gone."""

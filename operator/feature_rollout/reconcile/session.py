@@ -13,11 +13,12 @@ from feature_rollout.core.decision import Decision, Trouble
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look
 from feature_rollout.core.people import Request
-from feature_rollout.core.plan import OnDelete, OnDrift, Plan
+from feature_rollout.core.plan import OnDelete, OnDrift, Plan, Stage
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.reverts import met
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Checkpoint, CheckSource, Claim, FlagStore, Lowering, MetricSource, Problem, Recorded
+from feature_rollout.reconcile.others import Others, Readings
 from feature_rollout.reconcile.recall import Recall
 
 
@@ -29,6 +30,7 @@ class Target:
     `store` is None when there is no usable FlagStore; `store_trouble` says why.
     `made_of` is what `plan` was made of, as JSON, where the manifest itself is good.
     `requests` are the RolloutActions whose status does not say yet what became of them.
+    `others` finds the rollouts that its stages wait for, `order` is as in `View`.
     """
 
     rollout: Mapping[str, Any]
@@ -44,6 +46,8 @@ class Target:
     checks: CheckSource | None = None
     requests: tuple[Request, ...] = ()
     made_of: Mapping[str, Any] | None = None
+    others: Others | None = None
+    order: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
 
     @property
     def uid(self) -> str:
@@ -104,6 +108,7 @@ class Session:
     checks: dict[str, CheckAnswer] = field(default_factory=dict)
     asking: dict[str, asyncio.Task[CheckAnswer]] = field(default_factory=dict)
     checks_of: tuple[str, int] = ("", 0)
+    others: Readings = field(default_factory=Readings)
     # The requests that the store has a final answer to, and those whose Event was recorded.
     recorded: Mapping[str, Recorded] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)

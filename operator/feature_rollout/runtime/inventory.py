@@ -151,7 +151,7 @@ class Inventory:
     def _concerned(self, plural: str, key: ObjectKey) -> frozenset[RolloutKey]:
         """The rollouts to reconcile when this object, as it is known now, appears, changes or goes."""
         if plural == ROLLOUTS:
-            return frozenset((key,))
+            return frozenset((key, *self._referrers.get((plural, *key), ())))
         if plural == ACTIONS:
             name = _name(self._objects[ACTIONS].get(key), "spec", "rolloutRef", "name")
             return NOTHING if name is None else frozenset(((key[0], name),))
@@ -211,6 +211,12 @@ def references(namespace: str, rollout: Mapping[str, Any]) -> Iterator[Reference
             yield (TEMPLATES, namespace, name)
         for provider in providers(_dig(metric, "template")):
             yield (PROVIDERS, "", provider)
+    stages = _dig(spec, "stages")
+    for stage in stages if isinstance(stages, list) else ():
+        after = _dig(stage, "after")
+        for one in after if isinstance(after, list) else ():
+            if (name := _name(one, "rollout")) is not None:
+                yield (ROLLOUTS, namespace, name)
 
 
 def providers(template_spec: object) -> Iterator[str]:

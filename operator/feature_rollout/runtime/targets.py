@@ -19,7 +19,7 @@ from feature_rollout.api.resolve import Resolved, references
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decision import Trouble
-from feature_rollout.core.plan import OnDelete, OnDrift
+from feature_rollout.core.plan import OnDelete, OnDrift, Stage
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError
 from feature_rollout.kube.jobs import JobChecks
@@ -30,6 +30,7 @@ from feature_rollout.metrics.prometheus import PrometheusMetricSource
 from feature_rollout.metrics.sql import SqlMetricSource
 from feature_rollout.ports import CheckSource, MetricSource, Problem
 from feature_rollout.reconcile import Target
+from feature_rollout.reconcile.others import Other
 from feature_rollout.runtime import inventory
 from feature_rollout.runtime.actions import Actions
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, Reference, RolloutKey, version_of
@@ -125,8 +126,53 @@ class Targets:
             source=source,
             checks=checks,
             requests=self._actions.requests(key),
-            on_drift=_on_drift(self._inventory.get(STORES, key[0], (spec.get("storeRef") or {}).get("name") or "")),
+            on_drift=self._on_drift(key[0], spec),
+            others=_Others(self, key[0]),
+            order=self._order(key),
         )
+
+    async def other(self, key: RolloutKey) -> Other | str:
+        """A rollout that another one waits for, or why there is nothing to read of it. Raises Problem."""
+        rollout = self._inventory.get(ROLLOUTS, *key)
+        if rollout is None:
+            return "there is no such FeatureRollout"
+        if "deletionTimestamp" in rollout["metadata"]:
+            return "it is being deleted"
+        spec = rollout.get("spec") or {}
+        trouble = self._resolve(key, rollout)
+        good = self._good.get(key)
+        if good is None:
+            return trouble.reason if trouble is not None else reasons.INVALID_PLAN
+        handle, store_trouble = await self._handle(key[0], spec)
+        if handle is None:
+            return store_trouble.reason if store_trouble is not None else reasons.STORE_NOT_FOUND
+        return Other(
+            key=self._ledger_key(key),
+            uid=version_of(rollout).uid,
+            plan=good.resolved.plan,
+            store=handle.store,
+            suspended=bool(spec.get("suspend")),
+            on_drift=self._on_drift(key[0], spec),
+            trouble=trouble,
+        )
+
+    def _order(self, key: RolloutKey) -> dict[str, tuple[Stage, ...]]:
+        """The stages of every rollout that this one depends on, also through others."""
+        order: dict[str, tuple[Stage, ...]] = {}
+        ahead = [key]
+        while ahead:
+            one = ahead.pop()
+            rollout = self._inventory.get(ROLLOUTS, *one)
+            if rollout is None:
+                continue
+            if one != key:
+                self._resolve(one, rollout)
+            good = self._good.get(one)
+            order[one[1]] = good.resolved.plan.stages if good is not None else ()
+            named = (after.rollout for stage in order[one[1]] for after in stage.after)
+            ahead += [(key[0], name) for name in named if name not in order]
+        del order[key[1]]
+        return order
 
     def owners(self, store: ObjectKey, flag: str) -> list[RolloutKey]:
         """The rollouts on a FlagStore whose plan names this flag."""
@@ -260,6 +306,14 @@ class Targets:
         except Problem as problem:
             return None, Trouble(problem.reason, problem.message, problem.stalled)
 
+    def _on_drift(self, namespace: str, spec: Mapping[str, Any]) -> OnDrift:
+        """Read without the model, because a store that is broken meanwhile must not change what becomes of its rows."""
+        store = self._inventory.get(STORES, namespace, (spec.get("storeRef") or {}).get("name") or "")
+        try:
+            return OnDrift(((store or {}).get("spec") or {}).get("onDrift", OnDrift.RESPECT))
+        except (AttributeError, ValueError):
+            return OnDrift.RESPECT
+
     def _sources(
         self, rollout: Mapping[str, Any], handle: Handle | None, resolved: Resolved | None
     ) -> tuple[MetricSource | None, CheckSource | None, Trouble | None]:
@@ -289,6 +343,17 @@ class Targets:
         return RoutedSource(routes) if routes else None, checks, trouble
 
 
+class _Others:
+    """`reconcile.others.Others` of a namespace."""
+
+    def __init__(self, targets: Targets, namespace: str) -> None:
+        self._targets = targets
+        self._namespace = namespace
+
+    async def find(self, name: str) -> Other | str:
+        return await self._targets.other((self._namespace, name))
+
+
 class Checks:
     """`ports.CheckSource` of one rollout: the database is asked what no Job answers."""
 
@@ -312,14 +377,6 @@ def _generation(obj: Mapping[str, Any] | None) -> tuple[str, int] | None:
     if obj is None:
         return None
     return version_of(obj).uid, obj.get("metadata", {}).get("generation", 0)
-
-
-def _on_drift(store: Mapping[str, Any] | None) -> OnDrift:
-    """Read without the model, because a store that is broken meanwhile must not change what becomes of its rows."""
-    try:
-        return OnDrift(((store or {}).get("spec") or {}).get("onDrift", OnDrift.RESPECT))
-    except (AttributeError, ValueError):
-        return OnDrift.RESPECT
 
 
 def _on_delete(spec: Mapping[str, Any]) -> OnDelete:

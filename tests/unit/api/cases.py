@@ -148,6 +148,17 @@ def both(*changes: Change) -> Change:
 
 
 STAGES = [
+    Case(
+        "a stage that waits for its own rollout",
+        put("stages.1.after", [{"rollout": "search", "stage": "all"}, {"rollout": "checkout", "stage": "canary"}]),
+        "the stage everyone waits for its own rollout: name another in after",
+    ),
+    Case(
+        "a stage that waits for a rollout's what",
+        put("stages.1.after", [{"rollout": "search"}]),
+        "stages[1].after[0].stage: is required",
+        server="stages[1].after[0].stage: Required value",
+    ),
     Case("a stage named twice", put("stages.1.name", "canary"), 'two stages are called "canary": give each its own'),
     Case(
         "a flag twice in an entry",

@@ -88,6 +88,7 @@ SAME = {
     "suspend": put("suspend", True),
     "holdAt": put("holdAt", "canary"),
     "onDelete": put("onDelete", "Disable"),
+    "after nobody": put("stages.0.after", []),
     "a risk": put("stages.0.risk", "High"),
     "a deadline": put("stages.0.deadline", "1w"),
 }
@@ -117,6 +118,7 @@ OTHER = {
     "a bake": put("stages.0.bake", "2d"),
     "a gate": put("stages.0.gates.0.minUnits", 1001),
     "an approval": put("stages.0.approval", {}),
+    "what it is after": put("stages.0.after", [{"rollout": "search", "stage": "all"}]),
     "a check": put("stages.0.checks", [{"name": "a", "sql": "SELECT true"}]),
 }
 

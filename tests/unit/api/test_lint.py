@@ -337,3 +337,64 @@ def test_jobs_elsewhere_are_warned_of(others: list[dict[str, Any]]) -> None:
         f"{path}: there is no ConfigMap jobs in these files: is it in the cluster?"
         for path in ("spec.preflight[0].job", "spec.stages[0].checks[0].job")
     ]
+
+
+def waiting(name: str, *stages: tuple[str, str]) -> dict[str, Any]:
+    """A rollout of stages, each with what it is after, such as `search/all`."""
+    rollout = changed("FeatureRollout", name=name)
+    flags = [{"names": [name.replace("-", "_")], "percentage": 100}]
+    rollout["spec"]["stages"] = [
+        {
+            "name": stage,
+            "flags": flags,
+            "after": [dict(zip(("rollout", "stage"), one.split("/"), strict=True)) for one in after.split()],
+        }
+        for stage, after in stages
+    ]
+    del rollout["spec"]["metrics"], rollout["spec"]["matrix"]
+    rollout["spec"]["matrixRef"] = {"name": "guards"}
+    return rollout
+
+
+class TestOrder:
+    def found(self, *rollouts: dict[str, Any], level: Level = Level.ERROR) -> list[str]:
+        matrix = changed(
+            "RollbackMatrix", put("rows.0.when", [{"metric": "errors", "above": "1%", "optional": True}]), name="guards"
+        )
+        return found(STORE, matrix, *rollouts, level=level)
+
+    def test_one_after_the_other_is_right(self) -> None:
+        rollouts = (
+            waiting("checkout", ("ten", ""), ("all", "search/ten")),
+            waiting("search", ("ten", ""), ("all", "checkout/ten")),
+        )
+        assert self.found(*rollouts) == self.found(*rollouts, level=Level.WARNING) == []
+
+    def test_a_cycle_is_told_with_its_way_in_each_of_its_rollouts(self) -> None:
+        rollouts = (
+            waiting("checkout", ("ten", ""), ("all", "search/all")),
+            waiting("search", ("ten", "checkout/all"), ("all", "")),
+        )
+        first, second = self.found(*rollouts)
+        assert first == (
+            "spec.stages[1].after: rollouts wait for each other: "
+            "checkout/all -> search/all -> search/ten -> checkout/all: take one of these out of its stage's after"
+        )
+        assert second.startswith(
+            "spec.stages[0].after: rollouts wait for each other: search/ten -> checkout/all -> search/all ->"
+        )
+
+    def test_a_stage_that_there_is_not_is_an_error(self) -> None:
+        rollouts = (waiting("checkout", ("ten", "search/everyone")), waiting("search", ("ten", ""), ("all", "")))
+        assert self.found(*rollouts) == [
+            'spec.stages[0].after[0].stage: "everyone" is not a stage of search: name one of ten, all'
+        ]
+
+    def test_a_rollout_that_is_not_in_the_files_may_be_in_the_cluster(self) -> None:
+        assert self.found(waiting("checkout", ("ten", "search/all")), level=Level.WARNING) == [
+            "spec.stages[0].after[0].rollout: there is no FeatureRollout search in these files: is it in the cluster?"
+        ]
+
+    def test_the_example_is_right(self) -> None:
+        result = run(EXAMPLES / "after.yaml")
+        assert "4 documents: 0 errors, 0 warnings, 0 notes" in result.stderr

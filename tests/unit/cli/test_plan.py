@@ -93,6 +93,13 @@ def test_the_table_says_the_same_in_words() -> None:
     assert any(line.startswith("   High: error-rate above 1% (50 units every 30s): 2x ") for line in lines)
 
 
+def test_what_a_stage_waits_for_is_told() -> None:
+    done = run(EXAMPLES / "after.yaml", "--start", START)
+    assert "warning: stage everyone waits until rollout search-index has passed its stage everyone" in done.stdout
+    _, dependant = json.loads(run(EXAMPLES / "after.yaml", "-o", "json").stdout)
+    assert [stage["after"] for stage in dependant["stages"]] == [["search-index/half"], ["search-index/everyone"]]
+
+
 def test_a_bake_in_which_nothing_can_be_found_is_told(tmp_path: Path) -> None:
     text = (EXAMPLES / "sql-quickstart.yaml").read_text().replace("bake: 1d", "bake: 1m")
     (tmp_path / "plan.yaml").write_text(text)

@@ -117,6 +117,17 @@ def test_what_nobody_does_in_a_simulation_is_said(guide: Path) -> None:
     ]
 
 
+def test_other_rollouts_are_taken_as_passed(tmp_path: Path) -> None:
+    example = GUIDE.parent / "simulate"
+    plan = (example / "plan.yaml").read_text()
+    after = plan.replace("  - name: everybody\n", "  - name: everybody\n    after: [{rollout: search, stage: all}]\n")
+    (tmp_path / "plan.yaml").write_text(after)
+    args = ("--looks", example / "looks.jsonl", "--start", "2026-01-05T09:00:00Z")
+    done, without = run(tmp_path / "plan.yaml", *args), run(example / "plan.yaml", *args)
+    assert done.stderr.splitlines() == ["note: spec.stages[1].after[0] (search, all) is taken as passed"]
+    assert (done.exit_code, len(acts(done))) == (0, len(acts(without)))
+
+
 def test_without_people_the_guide_waits_for_its_confirmations(guide: Path) -> None:
     assert [line["action"] for line in decisions(of_guide(guide))] == ["AwaitConfirmation"]
 

@@ -43,6 +43,17 @@ class TestReferences:
         assert inventory.offer(plural, "ADDED", obj("x", 5, namespace="other")) == set()
         assert inventory.offer(plural, "DELETED", obj("x", 6)) == {SHOP}
 
+    def test_a_rollout_concerns_those_that_wait_for_it(self, inventory: Inventory) -> None:
+        stages = [{"name": "a"}, {"after": [{"rollout": "x", "stage": "all"}, {"rollout": 5}, None]}, "nonsense"]
+        inventory.offer(ROLLOUTS, "ADDED", rollout(1, stages=stages))
+        other = ("shop", "x")
+        assert inventory.offer(ROLLOUTS, "ADDED", obj("x", 2)) == {other, SHOP}
+        assert inventory.offer(ROLLOUTS, "MODIFIED", obj("x", 3)) == {other, SHOP}
+        assert inventory.offer(ROLLOUTS, "ADDED", obj("x", 4, namespace="other")) == {("other", "x")}
+        assert inventory.offer(ROLLOUTS, "DELETED", obj("x", 5)) == {other, SHOP}
+        inventory.offer(ROLLOUTS, "MODIFIED", rollout(6))
+        assert inventory.offer(ROLLOUTS, "ADDED", obj("x", 7, uid="another")) == {other}
+
     def test_a_provider_concerns_rollouts_through_templates(self, inventory: Inventory) -> None:
         inventory.offer(ROLLOUTS, None, rollout(1, metrics=[{"templateRef": {"name": "t"}}]))
         inventory.offer(TEMPLATES, None, obj("t", 2, {"prometheus": {"providerRef": {"name": "p"}}}))
