@@ -4,16 +4,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from feature_rollout.core.decision import Phase
+from situations import LEADING, OTHERS, table
+
+from feature_rollout.core.health import CONDITIONS, PHASES
 from feature_rollout.core.reasons import DESCRIPTIONS
 from feature_rollout.runtime.settings import Settings
 from feature_rollout.runtime.telemetry import Telemetry
 
+# Their order in a cell.
+VALUES = ("True", "False", "Unknown", "-")
 PAGE = Path(__file__).with_name("reference.md")
 
 
 def page() -> str:
-    return "\n".join([*_head(), *_settings(), *_metrics(), *_reasons(), *_phases()]) + "\n"
+    return "\n".join([*_head(), *_settings(), *_metrics(), *_reasons(), *_phases(), *_situations()]) + "\n"
 
 
 def _head() -> Iterator[str]:
@@ -45,10 +49,31 @@ def _reasons() -> Iterator[str]:
 
 
 def _phases() -> Iterator[str]:
-    yield from ("", "## Phases", "", f"{', '.join(f'`{phase}`' for phase in Phase)}.", "")
+    yield from ("", "## Phases and conditions", "")
     yield "A phase is a summary for people. Wait for conditions instead:"
     yield "`Ready=True` means that the rows are what the plan says they shall be now and that the guards can be"
     yield "evaluated; `Stalled=True` needs a person; `Completed=True` is the end."
+    yield from ("", "| phase | what |", "|---|---|")
+    for phase, meaning in PHASES.items():
+        yield f"| `{phase}` | {meaning} |"
+    yield from ("", "| condition | what |", "|---|---|")
+    for condition, meaning in CONDITIONS.items():
+        yield f"| `{condition}` | {meaning} |"
+
+
+def _situations() -> Iterator[str]:
+    yield from ("", "## What tools make of it", "")
+    yield "Each phase with the conditions that it can have, what kstatus reads out of them (Helm's `--wait`, Flux), and"
+    yield "the health that Argo CD shall show. Where a condition has several values, the situation decides; `-` is one"
+    yield "that is not there. The reasons are those of `Stalled` and `Reconciling`. `FieldsInEffect` is independent of"
+    yield "all of this. An object that is being deleted is Terminating and Progressing, whatever its phase, and one"
+    yield "whose `observedGeneration` is not its generation is InProgress and Progressing."
+    heads = ("phase", *LEADING, "kstatus", "Argo CD", *OTHERS, "reasons")
+    yield from ("", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|")
+    for key, line in table().items():
+        others = (", ".join(sorted(line.others[kind], key=VALUES.index)) for kind in OTHERS)
+        reasons = ", ".join(f"`{reason}`" for reason in sorted(line.reasons))
+        yield f"| {' | '.join((f'`{key[0]}`', *key[1:], *others, reasons))} |"
 
 
 def main() -> int:

@@ -3,22 +3,8 @@
 JSON as it stands in the object. Messages hold no live numbers, so that a healthy look
 changes nothing in it but `metrics`, which alone is no reason to write.
 
-| phase | Ready | Stalled | when |
-|---|---|---|---|
-| Pending | False, and Reconciling | False | for seconds: the first looks, a new attempt |
-| Preflight | False, and Reconciling | False | the seven days before are read |
-| Preflight | True | for GuardTooTight | preflight or checks are not passed |
-| AwaitingApproval | True | False | the next stage needs the approval of people |
-| AwaitingWindow | True | False | the calendar is closed |
-| Baking, Gating | True | False | healthy time is collected, or a gate is not passed yet |
-| Held | True; False when blind | for PlanChanged, NotInEffect, StageOverdue | something keeps it from advancing |
-| Paused | True; False when a row was changed by hand | False | paused or suspended, or a person has changed a row |
-| RolledBack | False | True | a revert was made and stays |
-| Completed | True | False | every stage is in |
-| Stalled | False | True | a person must mend something |
-
-Terminating is a deleted rollout whose rows are being made what onDelete says. Migrating is for
-what this version does not do.
+Which phase goes with which conditions is in docs/reference.md, in a table that is made by this
+code; what each of them means is in `health`.
 """
 
 from __future__ import annotations
