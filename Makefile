@@ -8,9 +8,12 @@ WORKERS ?= 6
 REPEATS ?= 20
 IMAGE ?= feature-rollout-operator:dev
 BASE_DIGEST ?=
+SEED ?= 0
+N ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test unit chaos bench bench-core bench-store wheel image lock clean
+.PHONY: help setup toolchain demo check fmt generate test test-deep unit chaos simulate bench bench-core bench-store \
+	wheel image lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +64,12 @@ test: check toolchain ## Every check and every test; of the slowest faults a sam
 chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table of violations and times
 	FEATUREROLLOUT_CHAOS=$(REPEATS) $(BIN)/pytest tests/chaos tests/postgres/test_network_faults.py tests/postgres/test_hostile_sql.py \
 		-n $(WORKERS) --dist worksteal
+
+simulate: setup ## The loop in simulated worlds, N of them from SEED on; the trace of one, or of the first that fails
+	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --count $(N)
+
+test-deep: setup ## 20,000 simulated worlds; a table of the faults and the phases that they were met in
+	FEATUREROLLOUT_SEEDS=20000 $(BIN)/pytest tests/simulation -n $(WORKERS) --dist worksteal
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py

@@ -29,6 +29,7 @@ from feature_rollout.sandbox.database import PostgresAccess
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.postgres import PostgresServer
 from postgres import attacks
+from simulation import coverage
 from support import network, story
 from support import pgbouncer as pgbouncers
 from support.databases import Database
@@ -55,6 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         ("attacks by metric and check SQL", attacks.table(reports)),
         ("faults of the network", network.table(reports)),
         ("faults while the operator runs", story.table(reports)),
+        ("faults and phases in the simulation", coverage.of_reports(reports)),
     ):
         if lines:
             terminalreporter.section(title)

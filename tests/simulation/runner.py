@@ -1,0 +1,110 @@
+"""Run seeds: `run(range(500))` gives an `Outcome`, `run_one(7)` all of one run.
+
+To try the simulation on changed source, start `python -m simulation` in a process of its
+own; it ends with 1 and says which seed broke which invariant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from simulation import loop
+from simulation.faults import strike
+from simulation.generator import MAIN, Planned, Script, draw
+from simulation.people import LOOK_S, Helper
+from simulation.trace import Trace
+from simulation.world import World
+
+SETTLING_S = 1500.0
+# What ends is over this much later.
+STEP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One seed. `violation` is (invariant, what happened), or None."""
+
+    seed: int
+    digest: str
+    violation: tuple[str, str] | None
+    pairs: Counter[tuple[str, str]]
+    trace: Trace
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Many seeds. `failed` is the first that broke something: (seed, invariant, what happened)."""
+
+    runs: int = 0
+    failed: tuple[int, str, str] | None = None
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    digests: dict[int, str] = field(default_factory=dict)
+
+
+def run(seeds: Iterable[int], *, stop: bool = True) -> Outcome:
+    """Run these seeds, up to the first that breaks an invariant, or all."""
+    outcome = Outcome()
+    for seed in seeds:
+        one = run_one(seed)
+        outcome.runs += 1
+        outcome.pairs += one.pairs
+        outcome.digests[seed] = one.digest
+        if one.violation is not None and outcome.failed is None:
+            outcome.failed = (seed, *one.violation)
+            if stop:
+                break
+    return outcome
+
+
+def run_one(seed: int) -> Run:
+    return play(draw(seed))
+
+
+def play(script: Script) -> Run:
+    """What a script comes to; the log of the operator is switched off meanwhile."""
+    logging.disable(logging.CRITICAL)
+    try:
+        world = loop.run(_play(script))
+    finally:
+        logging.disable(logging.NOTSET)
+    return Run(script.seed, world.trace.digest, world.witness.violation, world.witness.pairs, world.trace)
+
+
+async def _play(script: Script) -> World:
+    world = World(script)
+    helpers = {name: Helper(world, name) for name in script.specs}
+    for name, spec in script.specs.items():
+        world.cluster.apply(name, spec)
+    world.start()
+    for planned in script.planned:
+        if planned.phase is None:
+            world.loop.call_later(planned.after_s, _strike, world, planned)
+        else:
+            world.waiting.setdefault(planned.phase, []).append(planned)
+    await _until(world, script.active_s, helpers, thorough=False)
+    world.heal()
+    await _until(world, SETTLING_S, helpers, thorough=True)
+    return world
+
+
+async def _until(world: World, seconds: float, helpers: dict[str, Helper], *, thorough: bool) -> None:
+    end_s = world.loop.time() + seconds
+    while world.loop.time() < end_s and world.witness.violation is None:
+        await asyncio.wait([world.stopped], timeout=min(LOOK_S, end_s - world.loop.time()))
+        for helper in helpers.values():
+            if thorough or world.script.prompt:
+                helper.help(thorough=thorough)
+        if thorough and all(world.is_settled(name) for name in helpers):
+            return
+
+
+def _strike(world: World, planned: Planned) -> None:
+    if world.active:
+        strike(world, planned.fault, MAIN)
+
+
+__all__ = ["Outcome", "Run", "draw", "play", "run", "run_one"]

@@ -1,0 +1,168 @@
+"""Sees everything that happens, has every invariant checked after it, and keeps what the checks need to know.
+
+| id | how it is looked at |
+|---|---|
+| S1, S7 | a raise leaves exactly its stage's exposure, of every flag of the stage; nothing else raises a row |
+| S2 | no raise after a revert that is durable, or known to whoever raises; a latch goes with Retry or another plan |
+| S3 | epochs of raises never go down, per flag |
+| S4 | no raise over, or beside, a row that somebody else has changed, but with onDrift Report |
+| S5 | each change of a row has one audit row; the audit is a chain without gaps |
+| S6 | sequences go up one by one; a stage of an attempt is entered once |
+| S8 | rows that a stage does not name are as they were; rows are neither made nor deleted |
+| S9 | the newest look of each guarded metric is sound and fresh; gates have had their units; no revert without harm |
+| S10 | a stage has taken its bake, by the true time, in looks that were sound |
+| S11 | one stage at a time |
+| S12 | observedGeneration, sequence and epoch never go down; the plan hash in the status is of that generation |
+| S13 | approvals and confirmations come from enough people, for this UID and this plan |
+| S14 | a flag is written for its owner, and nobody takes it from him |
+| S15 | nothing is raised by who has seen the deletion; what is left behind is what onDelete says |
+| S17 | what a source's error holds is said nowhere |
+| S19 | a revert leaves the meet of each row and its target |
+| S20 | no raise while suspended, paused, or without a plan |
+| S21 | no reconcile ends with an exception |
+
+S16 is of what this version does not do. S18 needs tables that a query could write: tests/postgres/test_hostile_sql.py.
+That a reader sees no half stage (S7) is a matter of transactions: tests/chaos, support/witness.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from feature_rollout.core.plan import Plan
+from feature_rollout.kube.resources import ROLLOUTS
+from simulation import raising, transactions
+from simulation.traffic import SECRET
+
+if TYPE_CHECKING:
+    from feature_rollout.core.checks import CheckAnswer
+    from feature_rollout.core.looks import Look
+    from simulation.cluster import Object
+    from simulation.database import Transaction
+    from simulation.memory import Past
+    from simulation.replica import Replica
+    from simulation.world import World
+
+
+class Witness:
+    """Told of everything by whoever does it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.violation: tuple[str, str] | None = None
+        self.pairs: Counter[tuple[str, str]] = Counter()
+        self.looks: dict[str, dict[str, list[Look]]] = {name: {} for name in world.script.specs}
+        # By replica and metric: what it was answered last.
+        self.newest: dict[tuple[str, str, str], Look] = {}
+        self.read_s: dict[str, float] = {}
+        self.edited_s: dict[str, float] = {}
+        self.skewed = False
+        # By replica and key: the attempt whose revert it was told of.
+        self._known: dict[tuple[str, str], int] = {}
+        self._pending: set[str] = set()
+        self.deletion_seen: set[tuple[str, str]] = set()
+        self.actions: dict[str, Object] = {}
+        self._generations: dict[str, int] = {}
+        self._plans = {plan.plan_hash: plan for plan in world.plans.values() if plan is not None}
+
+    # What the checks ask.
+
+    def time_s(self) -> float:
+        return self.world.loop.time()
+
+    def plan(self, plan_hash: str) -> Plan:
+        return self._plans[plan_hash]
+
+    def versions(self, key: str) -> list[Plan]:
+        """All that a rollout's plan has been, or may have been."""
+        name = key.rpartition("/")[2]
+        return [plan for at, plan in self.world.plans.items() if plan is not None and at.startswith(f"{name}-")]
+
+    def has_pending(self, who: str) -> bool:
+        """Whether a lowering of this replica has failed, so that the next one makes it whole."""
+        return who in self._pending
+
+    def evidence(self, change: Transaction, key: str) -> Mapping[str, Any] | None:
+        return next((e.why.evidence for e in change.audited if e.key == key and e.kind == "Lower"), None)
+
+    def wrong_with_raise(self, change: Transaction, key: str, plan: Plan, past: Past) -> Iterator[tuple[str, str]]:
+        new = change.after.ledgers[key].ledger
+        if self._known.get((change.who, key)) == new.attempt:
+            yield "S2", f"{change.who} raised {key} in the attempt that it has reverted"
+        yield from raising.check(self, change, key, plan, past)
+
+    # What happens.
+
+    def report(self, invariant: str, text: str) -> None:
+        """The first is what a run fails with."""
+        self.world.note("VIOLATION", f"{invariant}: {text}")
+        if self.violation is None:
+            self.violation = invariant, text
+            self.world.stop()
+
+    def met(self, fault: str, rollout: str) -> None:
+        self.pairs[fault, self.world.phase(rollout)] += 1
+
+    def committed(self, change: Transaction) -> None:
+        by_operator = change.who.startswith("op-")
+        if by_operator:
+            self.world.note(change.who, change.what)
+        for invariant, text in transactions.check(self, change) if by_operator else transactions.by_others(change):
+            self.report(invariant, text)
+        for flag, (was, is_) in change.changed.items():
+            self.world.note("row", f"{flag}: {was} -> {is_}")
+            if not by_operator:
+                self.edited_s[flag] = self.time_s()
+
+    def stored(self, plural: str, event: str, obj: Object) -> None:
+        """An object as the API server has it now."""
+        if plural != ROLLOUTS or event == "DELETED":
+            return
+        status, uid = obj["status"], obj["metadata"]["uid"]
+        seen = status.get("observedGeneration", -1)
+        if status and status.get("planHash") != "v1:forged":
+            if seen < self._generations.get(uid, -1):
+                self.report("S12", f"observedGeneration went from {self._generations[uid]} to {seen}")
+            self._generations[uid] = max(seen, self._generations.get(uid, -1))
+            self.said(json.dumps(status, sort_keys=True))
+
+    def read(self, replica: Replica) -> None:
+        self.read_s[replica.name] = self.time_s()
+
+    def answered(self, replica: Replica, what: str, result: Any) -> None:
+        """A transaction's answer has come."""
+        if what.startswith("lower ") and what != "lower flags only":
+            self._pending.discard(replica.name)
+            if result.latch is not None:
+                self._known[replica.name, result.key] = result.attempt
+
+    def unanswered(self, replica: Replica, what: str) -> None:
+        if what.startswith("lower "):
+            self._pending.add(replica.name)
+
+    def died(self, replica: Replica) -> None:
+        self._pending.discard(replica.name)
+
+    def looked(self, replica: Replica, rollout: str, look: Look) -> None:
+        self.looks[rollout].setdefault(look.metric, []).append(look)
+        self.newest[replica.name, rollout, look.metric] = look
+
+    def checked(self, replica: Replica, rollout: str, answer: CheckAnswer) -> None:
+        pass
+
+    def read_object(self, replica: Replica, name: str, found: Mapping[str, Any] | None) -> None:
+        if found is not None and "deletionTimestamp" in found["metadata"]:
+            self.deletion_seen.add((replica.name, found["metadata"]["uid"]))
+
+    def delivered(self, replica: Replica, obj: Object) -> None:
+        self.read_object(replica, obj["metadata"]["name"], obj)
+
+    def asked(self, rollout: str, action: Object) -> None:
+        self.actions[action["metadata"]["uid"]] = action
+
+    def said(self, text: str) -> None:
+        if SECRET in text:
+            self.report("S17", "a secret was said")
