@@ -12,8 +12,8 @@ SEED ?= 0
 N ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test test-deep unit chaos simulate bench bench-core bench-store \
-	wheel image lock clean
+.PHONY: help setup toolchain demo check fmt generate test test-deep unit properties chaos simulate bench bench-core \
+	bench-store wheel image lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ generate: setup ## Write the generated files again (crds/, the chart's values an
 
 unit: setup ## The tests that need no server
 	$(BIN)/pytest tests/unit -n $(WORKERS)
+
+properties: setup ## The core's properties on a hundred times as many examples as usual, others each time: minutes
+	FEATUREROLLOUT_DEEP=1 $(BIN)/pytest tests/unit/core -n $(WORKERS) --dist worksteal --timeout=3600
 
 test: check toolchain ## Every check and every test; of the slowest faults a sample
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal

@@ -6,8 +6,27 @@
 
 import os
 
+from hypothesis import Phase, settings
+
 # How often each fault is let in.
 REPEATS = int(os.environ.get("FEATUREROLLOUT_CHAOS", "1"))
 DEEP = REPEATS > 1
 # How many worlds are simulated.
 SEEDS = int(os.environ.get("FEATUREROLLOUT_SEEDS", "500"))
+
+# Whether properties are tried on a hundred times as many examples, which are others each time.
+DEEP_PROPERTIES = os.environ.get("FEATUREROLLOUT_DEEP", "") not in ("", "0")
+
+# `make mutation` only asks whether a property fails, and not by which smallest example.
+SHRINKING = not os.environ.get("FEATUREROLLOUT_NO_SHRINKING")
+
+
+def properties(examples: int) -> settings:
+    """So many examples of a property, the same in every run; in a deep run more, and others."""
+    return settings(
+        max_examples=100 * examples if DEEP_PROPERTIES else examples,
+        derandomize=not DEEP_PROPERTIES,
+        deadline=None,
+        database=None,
+        phases=[phase for phase in Phase if SHRINKING or phase is not Phase.shrink],
+    )

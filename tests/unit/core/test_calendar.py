@@ -15,10 +15,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.calendar import SEARCHED_DAYS, Calendar, DailyWindow, Freeze
+from support.depth import properties
 
 BERLIN = "Europe/Berlin"
 WORKDAYS = frozenset({0, 1, 2, 3})
@@ -142,7 +143,7 @@ def test_what_never_opens() -> None:
     assert Calendar("UTC", (), (always,)).next_open(berlin("2026-01-05T12:00")) is None
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=40)
+@properties(40)
 @given(
     zone=st.sampled_from([BERLIN, "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "UTC"]),
     windows=st.lists(

@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core import decide as module
@@ -52,6 +52,7 @@ from feature_rollout.core.progress import Progress, aligned
 from feature_rollout.core.reverts import release
 from feature_rollout.core.standstill import STANDSTILL, stands_still
 from feature_rollout.core.state import Breach, Latch, Ledger
+from support.depth import properties
 from support.fakes import (
     INTERVAL,
     OFF,
@@ -69,7 +70,7 @@ from support.fakes import (
     stage,
 )
 
-deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+deterministic = properties(60)
 GOOD: dict[str, Any] = {"events": 0.0, "units": 1000.0}
 BAD: dict[str, Any] = {"events": 200.0, "units": 1000.0}
 EMPTY: dict[str, Any] = {"events": 0.0, "units": 0.0}

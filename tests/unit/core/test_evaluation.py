@@ -13,13 +13,14 @@ from decimal import Decimal
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.evaluation import FLAG_MISSING, Evaluation, Reason, RowRule, evaluate, rule, threshold
 from feature_rollout.core.exposure import Exposure, bucket
+from support.depth import properties
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=300, database=None)
+deterministic = properties(300)
 
 GROUPS = ("admins", "beta", "staff", "")
 percentages = st.sampled_from(

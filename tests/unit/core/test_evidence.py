@@ -22,7 +22,7 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.evidence import (
@@ -36,6 +36,7 @@ from feature_rollout.core.evidence import (
     log_mean_exp,
     two_sample_ratios,
 )
+from support.depth import properties
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
 DAY_S = 86_400.0
@@ -44,7 +45,7 @@ Look = tuple[float, float]
 
 TREATED, CONTROL = Arm(12, 300), Arm(9, 2700)
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+deterministic = properties(60)
 
 
 def make_test(**changes: Any) -> Test:
@@ -146,6 +147,36 @@ def test_a_veto_leaves_the_run_and_ends_with_it() -> None:
     still, over = look_all(test, vetoed, [(3, 50), (0, 50)])
     assert (still.is_vetoed, over.is_vetoed) == (True, False)
     assert Evidence.from_json(json.loads(json.dumps(still.to_json()))) == still
+
+
+def test_evidence_of_an_earlier_version_was_never_vetoed() -> None:
+    stored = STAGE_START.to_json()
+    del stored["vetoed"]
+    assert Evidence.from_json(stored) == STAGE_START
+    assert Evidence.from_json(stored).is_vetoed is False
+
+
+def test_what_a_veto_and_an_edit_leave() -> None:
+    test = make_test()
+    evidence = mid_stage().looked(test, 30, 50, T0)
+    vetoed = evidence.vetoed()
+    assert vetoed == Evidence((0.0,) * 7, (), evidence.observed_s, evidence.raises, evidence.run, is_vetoed=True)
+    assert vetoed.reset() == Evidence((0.0,) * 7, (), evidence.observed_s, evidence.raises)
+
+
+def test_signs_begin_with_nothing_and_have_a_run_of_worse_blocks() -> None:
+    test = make_test(limit=None, settle_s=0.0)
+    begun = Evidence.of_signs()
+    assert begun.mixture == (0.0,) * 5
+    worse = begun.signed(test, T0, is_worse=True)
+    assert worse.run is not None
+    assert (worse.run.onset, worse.run.looks_with_units) == (T0, 1)
+    assert worse.signed(test, T0 + INTERVAL, is_worse=False).run is None
+
+
+def test_two_arms_that_are_the_same_are_not_past_a_tolerance_of_none() -> None:
+    assert STAGE_START.compared(make_test(limit=None), 1.0, Arm(1, 100), Arm(1, 100), T0).run is None
+    assert STAGE_START.compared(make_test(limit=None), 1.0, Arm(2, 100), Arm(1, 100), T0).run is not None
 
 
 def test_healthy_arms_at_any_split_stay_within_the_budget() -> None:

@@ -10,12 +10,13 @@ from decimal import Decimal
 from itertools import chain, combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.exposure import DISABLED, Exposure, FlagChange, bucket, format_percentage, raises
+from support.depth import properties
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=200, database=None)
+deterministic = properties(200)
 
 GROUPS = ("admins", "beta", "staff")
 exposures = st.builds(

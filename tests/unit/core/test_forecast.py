@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.evidence import Evidence, Test
@@ -31,6 +31,7 @@ from feature_rollout.core.forecast import (
 from feature_rollout.core.gates import unmet
 from feature_rollout.core.plan import Gate
 from feature_rollout.core.progress import MetricProgress, Progress
+from support.depth import properties
 from support.fakes import T0, minutes, percent, plan, stage
 
 # That of the pins of docs/statistics.md.
@@ -102,14 +103,14 @@ def exactly(events: int, units: int, rate: Fraction) -> Fraction:
 
 
 @given(units=st.integers(1, 60), percent_=st.integers(0, 100), data=st.data())
-@settings(max_examples=100, deadline=None)
+@properties(100)
 def test_the_distribution_is_exact(units: int, percent_: int, data: st.DataObject) -> None:
     events, rate = data.draw(st.integers(-1, units)), Fraction(percent_, 100)
     assert binomial_at_most(events, units, float(rate)) == pytest.approx(float(exactly(events, units, rate)), abs=1e-12)
 
 
 @given(units=st.integers(2, 40), percent_=st.integers(1, 99), cap=st.floats(1, 45))
-@settings(max_examples=100, deadline=None)
+@properties(100)
 def test_the_mean_of_capped_counts_is_exact(units: int, percent_: int, cap: float) -> None:
     rate = percent_ / 100
     mean = sum(min(k, cap) * math.comb(units, k) * rate**k * (1 - rate) ** (units - k) for k in range(units + 1))

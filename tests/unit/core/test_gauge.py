@@ -8,17 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.gauge import GaugeRule, GaugeRun
+from support.depth import properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=80, database=None)
+deterministic = properties(80)
 Values = list[float | None]
 
 

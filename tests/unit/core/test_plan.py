@@ -15,7 +15,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.exposure import OFF, FlagChange
@@ -29,6 +29,7 @@ from feature_rollout.core.plan import (
     digest,
     format_duration,
 )
+from support.depth import properties
 from support.fakes import above, exposure, gauge, minutes, percent, plan, ratio, row, stage
 
 ADMINS = FlagChange(Decimal(100), frozenset({"admin"}))
@@ -159,7 +160,7 @@ def test_durations_as_in_a_manifest(duration: timedelta, text: str) -> None:
     assert format_duration(duration) == text
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=40)
+@properties(40)
 @given(st.integers(-1, 6), st.integers(-1, 6))
 def test_a_later_stage_index_never_forgets_a_flag(a: int, b: int) -> None:
     low, high = sorted((a, b))

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.gauge import FAR_BLOCKS
@@ -34,6 +34,7 @@ from feature_rollout.core.progress import (
     overlap,
 )
 from feature_rollout.core.state import Ledger
+from support.depth import properties
 from support.fakes import (
     INTERVAL,
     T0,
@@ -53,7 +54,7 @@ from support.fakes import (
     stage,
 )
 
-deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+deterministic = properties(60)
 ONE = plan()
 TWO = plan(
     rows=[row(Severity.HIGH, above(), above("slow"))], metrics=[ratio(), ratio("slow", interval=timedelta(minutes=1))]

@@ -18,6 +18,7 @@ import pytest
 from feature_rollout.core.evidence import Evidence, Test
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.reference import BLOCK, of_ratio, windows_before
+from support.depth import DEEP_PROPERTIES
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
 DAY_S = 86_400.0
@@ -38,7 +39,7 @@ CELLS = [
     for times, cell in zip(TIMES, cells, strict=True)
     if cell is not None
 ]
-RUNS_OF_A_CELL, LEVELS = 41, 5
+RUNS_OF_A_CELL, LEVELS = (401, 41) if DEEP_PROPERTIES else (41, 5)
 
 
 def make_test(limit: float, **changes: float) -> Test:
@@ -99,7 +100,7 @@ def test_harm_is_found_as_soon_as_promised(
 # Healthy rollouts.
 
 LOOKS, STAGES, UNITS, LIMIT = 800, 4, 50, 0.02
-RUNS = 20
+RUNS = 400 if DEEP_PROPERTIES else 20
 INTERVAL = timedelta(seconds=30)
 
 
@@ -126,10 +127,16 @@ def _events(draw: random.Random, units: int, rate: float) -> int:
     return events
 
 
-KINDS = [independent, bursts, daily]
+def ramping(index: int, draw: random.Random, rate: float) -> tuple[int, int]:
+    """A load that grows to ten times what it was, as when a rollout brings the users."""
+    units = round(UNITS * (0.1 + 0.9 * min(index / LOOKS, 1)))
+    return _events(draw, units, rate), units
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["independent", "bursts of 2", "daily load"])
+KINDS = [independent, bursts, daily, ramping]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["independent", "bursts of 2", "daily load", "ramping load"])
 def test_healthy_rollouts_are_reverted_within_the_budget(kind: object) -> None:
     """One clause with all of the budget: 5 % of the plans may be reverted, over all three levels."""
     phi = _dispersion(kind)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.looks import Look, Window
@@ -34,6 +34,7 @@ from feature_rollout.core.reference import (
     ratio_limit,
     windows_before,
 )
+from support.depth import properties
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
 WINDOWS = windows_before(T0)
@@ -148,7 +149,7 @@ def test_windows_are_the_half_hours_of_seven_whole_days() -> None:
     assert all(a.end == b.start for a, b in pairwise(windows))
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=40)
+@properties(40)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=1, max_size=BLOCKS))
 def test_any_past_gives_a_reference_that_is_json(counts: list[tuple[int, int]]) -> None:
     found = [Look("m", w, min(x, n), n) for w, (x, n) in zip(WINDOWS, counts, strict=False)]

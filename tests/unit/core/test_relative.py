@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_rollout.core.checks import GUARDS_QUIET
@@ -31,6 +31,7 @@ from feature_rollout.core.plan import Action, ActionType, BaselineType, Clause, 
 from feature_rollout.core.progress import Progress, aligned
 from feature_rollout.core.reference import Reference, of_gauge, of_ratio, windows_before
 from feature_rollout.core.relative import wanted_references
+from support.depth import properties
 from support.fakes import (
     INTERVAL,
     T0,
@@ -207,7 +208,7 @@ def test_an_incident_is_told() -> None:
     assert "not the rollout's doing" in decision.message
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=30)
+@properties(30)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=40), st.integers(0, 40))
 def test_a_restart_in_the_middle_changes_nothing_with_arms(bad: list[tuple[int, int]], when: int) -> None:
     rows = [row(Severity.HIGH, above(), relative(change="5%", baseline=CONTROL), relative(), settle=minutes(2))]
