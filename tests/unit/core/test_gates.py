@@ -31,6 +31,9 @@ LATENCY = Gate("latency", at_most=Limit(2.0, "2s"), min_units=3)
         ),
         pytest.param(ERRORS, [{"events": 0.0, "units": 99.0}], ("errors needs 100 units",), id="too few units"),
         pytest.param(ADOPTION, [{"events": 59.0, "units": 100.0}], ("errors must be at least 60%",), id="at least"),
+        pytest.param(
+            ADOPTION, [{"events": 1.0, "units": 1.0}], (), id="one unit is enough where no more are asked for"
+        ),
         pytest.param(ADOPTION, [], ("errors needs 1 units",), id="no look at all is never a pass"),
         pytest.param(ADOPTION, [{"events": 0.0, "units": 0.0}], ("errors needs 1 units",), id="nor one without units"),
         pytest.param(ADOPTION, [{"error": "timeout"}], ("errors needs 1 units",), id="nor an error"),

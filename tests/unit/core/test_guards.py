@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from feature_rollout.core.exposure import DISABLED, Exposure, FlagChange
-from feature_rollout.core.guards import GuardState, assess, breach_of, targets, worst
+from feature_rollout.core.guards import (
+    Guard,
+    GuardState,
+    assess,
+    blind_too_long,
+    breach_of,
+    ordered_targets,
+    targets,
+    worst,
+)
 from feature_rollout.core.looks import Look
 from feature_rollout.core.plan import (
     Action,
@@ -25,6 +34,7 @@ from feature_rollout.core.plan import (
     Target,
 )
 from feature_rollout.core.progress import Progress
+from feature_rollout.core.state import Breach
 from support.fakes import (
     INTERVAL,
     T0,
@@ -180,6 +190,51 @@ def test_a_breach_is_told_at_each_severity(severity: Severity) -> None:
     assert breach.log_evidence is not None
 
 
+def test_the_record_of_a_breach() -> None:
+    of = plan(rows=[row(Severity.HIGH, above(), respond_within=minutes(15))])
+    guard = Guard(of.rows[0], of.rows[0].clauses[0], GuardState.BREACHED, 0.2, 5.5, T0, limit="0.9%")
+    made = breach_of(guard, of.metrics["errors"], T0 + minutes(1))
+    assert made == Breach(
+        Severity.HIGH, "errors", "errors above 1%", "20%", "0.9%", 5.5, T0, minutes(15), "DisableFlags"
+    )
+    bare = replace(guard, limit="", onset_at=None)
+    assert breach_of(bare, of.metrics["errors"], T0 + minutes(1)) == replace(made, limit="1%", onset_at=T0 + minutes(1))
+
+
+def test_of_several_that_were_not_measured_the_most_severe_row_that_lowers_acts() -> None:
+    rows = [
+        row(Severity.CRITICAL, above(limit="9%"), action=HOLD),
+        row(Severity.HIGH, above(limit="5%"), respond_within=minutes(60)),
+        row(Severity.MEDIUM, above(limit="2%")),
+        row(Severity.LOW, above(limit="1%")),
+    ]
+    guards = [Guard(one, one.clauses[0], GuardState.BLIND, blind_since=T0) for one in rows]
+    for order in (guards, guards[::-1]):
+        found = blind_too_long(order, T0 + minutes(30))
+        assert found is not None
+        assert found.row.severity is Severity.MEDIUM, "High may take an hour, and Critical only holds"
+        assert worst([replace(g, state=GuardState.BREACHED) for g in order]) == replace(
+            guards[1], state=GuardState.BREACHED
+        )
+    assert blind_too_long(guards, T0 + minutes(29)) is None
+
+
+def test_a_metric_without_data_is_news_only_after_as_long_as_one_may_be_unseen() -> None:
+    empty = {"events": 0.0, "units": 0.0}
+    # Stale after three intervals and 10 s: with windows of 10 s that is just four windows.
+    of = one(above(), ratio(interval=seconds(10)))
+    found = []
+    for count in (4, 5):
+        progress = Progress().entered(of, T0, raised=True)
+        for index in range(count + 1):
+            numbers = GOOD if index == 0 else empty
+            seen = look("errors", T0 + index * seconds(10), seconds(10), **numbers)
+            progress = progress.observed(of, seen, counting=True, on_no_traffic=OnNoTraffic.WAIT)
+        found.append(assess(of, progress, T0 + seconds(60))[0])
+    assert [guard.state for guard in found] == [GuardState.QUIET, GuardState.NO_DATA]
+    assert all(guard.without_data for guard in found)
+
+
 def test_a_breach_without_a_newest_value_says_so() -> None:
     (guard,) = assess(ERRORS, watched(ERRORS, BAD, {"error": "timeout"}), T0 + 2 * INTERVAL)
     assert breach_of(guard, ERRORS.metrics["errors"], T0).value == "unknown"
@@ -277,6 +332,30 @@ TEN, HALF = stage("ten", ("bell", 10)), stage("half", ("bell", 50))
 )
 def test_an_edit_of_the_past_cannot_make_a_revert_less(edited: Plan) -> None:
     assert targets(PREVIOUS, edited, ledger_in(plan(TEN, HALF), 1)) == {"bell": exposure(0, enabled=False)}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "written", "now", "is_lowered"),
+    [
+        pytest.param(exposure(5), exposure(10), exposure(10), True, id="the operator has raised it"),
+        pytest.param(exposure(5), exposure(5), exposure(5), False, id="it is as it was before"),
+        pytest.param(exposure(5), exposure(2), exposure(4), False, id="somebody has raised it, to less than before"),
+        pytest.param(exposure(5), exposure(2), exposure(6), True, id="somebody has raised it above that"),
+        pytest.param(None, exposure(0), exposure(1), True, id="it had no row before, and somebody has it"),
+        pytest.param(None, exposure(0), exposure(0), False, id="it had no row before, and nobody has it"),
+        pytest.param(exposure(5), exposure(2), None, False, id="its row is gone, and was below"),
+    ],
+)
+def test_what_a_persons_order_lowers(
+    baseline: Exposure | None, written: Exposure, now: Exposure | None, is_lowered: bool
+) -> None:
+    of = plan(TEN)
+    entered = replace(
+        ledger_in(of, 0), written={"bell": written}, baseline={} if baseline is None else {"bell": baseline}
+    )
+    rows = {} if now is None else {"bell": now}
+    lowered = ordered_targets(Action(ActionType.DISABLE_FLAGS), of, entered, rows)
+    assert lowered == ({"bell": DISABLED} if is_lowered else {})
 
 
 def test_an_edit_of_the_newest_stage_leaves_the_previous_as_it_was() -> None:

@@ -563,6 +563,46 @@ def test_a_roll_back_goes_before_a_breach() -> None:
     assert decide(seen).order is not None
 
 
+def test_a_roll_back_goes_as_far_as_a_breach_of_the_same_moment() -> None:
+    """The person wants the stage before, the matrix disables: the flag is off, and both are told."""
+    request = asked(RequestType.ROLL_BACK, to=RollBackTo.PREVIOUS_STAGE)
+    alone = decide(view(1, requests=(request,)))
+    assert alone.targets == {"bell": exposure(10)}
+    seen = view(1, looks=[BAD], requests=(request,))
+    decision = decide(seen)
+    assert decision.targets == {"bell": exposure(10, enabled=False)}
+    assert (decision.verb, decision.phase, decision.reason) == (
+        Verb.REDUCE_PERCENTAGE,
+        Phase.ROLLED_BACK,
+        "PercentageReduced",
+    )
+    assert decision.answered is not None
+    assert decision.answered.at == seen.now
+
+
+def test_a_roll_back_says_which_rows_are_low_enough_already() -> None:
+    decision = decide(view(1, requests=(asked(RequestType.ROLL_BACK),), rows={"bell": exposure(3, enabled=False)}))
+    assert decision.message.endswith(" Left as somebody else has made them, which is low enough: bell.")
+    assert decision.targets == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase"),
+    [
+        (RequestType.PAUSE, Phase.PAUSED),
+        (RequestType.PROMOTE, Phase.BAKING),
+        (RequestType.RESUME, Phase.BAKING),
+        (RequestType.RETRY, Phase.BAKING),
+    ],
+)
+def test_the_phase_is_that_without_the_request_unless_the_request_changes_it(kind: RequestType, phase: Phase) -> None:
+    decision = decide(view(0, requests=(asked(kind),)))
+    assert decision.answered is not None
+    assert decision.phase is phase
+    assert decision.message == decision.answered.answer.message
+    assert decision.ledger is not None, "a refusal is recorded too"
+
+
 @pytest.mark.parametrize(
     ("to", "verb", "target"),
     [
