@@ -88,7 +88,8 @@ class View:
     `requests` are what people want and nobody has answered yet, `checks` the newest
     answers of the database by the full name of the check. `others` are the rollouts that
     the next stage waits for, by name; `order` are the stages of all that this one depends
-    on, also through others, by the name of the rollout.
+    on, also through others, by the name of the rollout. Only a replica that is `leading`
+    may do more than lower.
     """
 
     plan: Plan
@@ -106,6 +107,7 @@ class View:
     checks: Mapping[str, CheckAnswer] = field(default_factory=dict)
     others: Mapping[str, Standing] = field(default_factory=dict)
     order: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    leading: bool = True
 
     @property
     def name(self) -> str:

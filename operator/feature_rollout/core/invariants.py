@@ -66,7 +66,7 @@ def _of_advance(view: View, decision: Decision, ledger: Ledger) -> tuple[str, ..
         found.append(S11_STEP)
     if coming is not None and not _is_approved(view, coming, decision):
         found.append(S13_IDENTITY)
-    if view.suspended or view.ledger.people.paused or view.trouble is not None:
+    if view.suspended or view.ledger.people.paused or view.trouble is not None or not view.leading:
         found.append(S20_DORMANT)
     return tuple(found)
 

@@ -21,6 +21,14 @@ from feature_rollout.core.standstill import no_row
 from feature_rollout.core.state import NOT_STARTED
 
 
+def not_leading(view: View) -> Decision | None:
+    """Another replica leads, or nobody does. Guards still lower, and healthy time still counts."""
+    if view.leading:
+        return None
+    message = "This replica does not lead: it measures and lowers, and leaves all else to the one that does."
+    return hold(Phase.HELD, reasons.NOT_LEADING, message)
+
+
 def preflight_unmet(view: View) -> Decision | None:
     if view.ledger.people.preflight_done:
         return None

@@ -39,6 +39,7 @@ NOT_IN_EFFECT = "NotInEffect"
 PLAN_CHANGED = "PlanChanged"
 MANUAL_CHANGE = "ManualChange"
 FLAG_MISSING = "FlagMissing"
+NOT_LEADING = "NotLeading"
 INVARIANT_VIOLATED = "InvariantViolated"
 
 # What became of a RolloutAction.
@@ -149,6 +150,7 @@ DESCRIPTIONS: dict[str, str] = {
     PLAN_CHANGED: "A stage that was already entered was edited; the rollout holds.",
     MANUAL_CHANGE: "Somebody else changed a flag's row; what becomes of the rollout is up to the store's `onDrift`.",
     FLAG_MISSING: "A flag has no row in the table; rows are never created.",
+    NOT_LEADING: "The replica does not hold the Lease: it measures and lowers, and raises nothing.",
     INVARIANT_VIOLATED: "A decision would have broken an invariant and was not carried out; please report it.",
     FLAGS_DISABLED: "A breached row or a person disabled flags.",
     PERCENTAGE_REDUCED: "A breached row or a person reduced flags.",

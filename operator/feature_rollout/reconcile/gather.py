@@ -46,9 +46,12 @@ class Gatherer:
         self._telemetry = telemetry
         self._wake = wake
 
-    async def view(self, target: Target, session: Session, plan: Plan, store: FlagStore) -> View:
-        """The rollout as it is now. Raises Fenced, and Problem when the ledger cannot be read."""
-        snapshot, trouble = await self._read(target, session, plan, store)
+    async def view(self, target: Target, session: Session, plan: Plan, store: FlagStore, *, leading: bool) -> View:
+        """The rollout as it is now. Raises Fenced, and Problem when the ledger cannot be read.
+
+        Only who is `leading` opens the ledger row, which takes the epoch.
+        """
+        snapshot, trouble = await self._read(target, session, plan, store, leading=leading)
         session.recorded = snapshot.actions
         ledger, now = snapshot.ledger, self._clock.now()
         session.remember(ledger)
@@ -68,6 +71,7 @@ class Gatherer:
             checks=self._answers(session, plan, ledger),
             others=session.others.known(),
             order=target.order,
+            leading=leading,
         )
         if session.progress is None or session.attempt != ledger.attempt:
             session.earlier = session.progress
@@ -110,7 +114,7 @@ class Gatherer:
         return dict(session.checks)
 
     async def _read(
-        self, target: Target, session: Session, plan: Plan, store: FlagStore
+        self, target: Target, session: Session, plan: Plan, store: FlagStore, *, leading: bool
     ) -> tuple[Snapshot, Trouble | None]:
         """The ledger and the rows; opened first when this process, or this plan, has not done so yet.
 
@@ -120,7 +124,7 @@ class Gatherer:
         trouble = target.trouble
         if target.store is None and trouble is None:
             trouble = Trouble(reasons.STORE_NOT_FOUND, "The FlagStore is not usable any more.")
-        problem = await self._opened(target, session, plan, store)
+        problem = await self._opened(target, session, plan, store) if leading else None
         try:
             uids = [request.uid for request in target.requests]
             snapshot = await store.read(target.key, _flags(plan, session.ledger), uids)
@@ -134,6 +138,10 @@ class Gatherer:
             if passing or unread.reason == reasons.LEDGER_MISSING:
                 raise problem from None
             snapshot = await store.read(target.key, [], [request.uid for request in target.requests])
+        if session.unled:
+            if snapshot.ledger.uid != target.uid:
+                raise Problem(reasons.PENDING, "The ledger row is an earlier object's.", stalled=False)
+            return snapshot, trouble
         if problem is None:
             if snapshot.ledger.epoch != session.epoch:
                 raise Fenced(f"{target.key} is under epoch {snapshot.ledger.epoch}, not {session.epoch}")

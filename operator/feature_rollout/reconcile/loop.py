@@ -17,6 +17,7 @@ from feature_rollout.core import reasons, steps
 from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.election import Role
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Order, RequestType
 from feature_rollout.core.plan import OnDelete, Plan
@@ -53,7 +54,11 @@ AT_ONCE = timedelta(0)
 
 
 class Reconciler:
-    """Moves rollouts one step at a time. `wake` asks for a reconcile of an object, by namespace and name."""
+    """Moves rollouts one step at a time. `wake` asks for a reconcile of an object, by namespace and name.
+
+    `role` says what this replica is at the moment. One that stands by does nothing. One that does not lead and has
+    the epoch still, or that sees nobody lead, measures and lowers.
+    """
 
     def __init__(
         self,
@@ -63,13 +68,15 @@ class Reconciler:
         wake: Callable[[str, str], None],
         *,
         poll: timedelta = POLL,
+        role: Callable[[], Role] = lambda: Role.LEADING,
     ) -> None:
+        self._role = role
         self._poll = poll
         self._objects = objects
         self._clock = clock
         self._telemetry = telemetry
         self._gatherer = Gatherer(clock, telemetry, wake)
-        self._teller = Teller(objects, clock)
+        self._teller = Teller(objects, clock, self._leads)
         self._sessions: dict[str, Session] = {}
         # The stores that did not take the last checkpoint, by id.
         self._not_storing: set[int] = set()
@@ -77,6 +84,9 @@ class Reconciler:
     async def reconcile(self, target: Target) -> timedelta | None:
         """One step. Returns in how long the next is due, or None when there is none."""
         session = self._sessions.setdefault(target.uid, Session(target.key))
+        if not self._takes_part(target, session):
+            session.stand_by()
+            return None
         try:
             if target.deleting:
                 return await self._delete(target, session)
@@ -94,17 +104,22 @@ class Reconciler:
         # Never at once: what goes wrong each time would go wrong without a pause.
         return RETRY
 
+    def _leads(self) -> bool:
+        return self._role() is Role.LEADING
+
+    def _takes_part(self, target: Target, session: Session) -> bool:
+        """Whether this replica has anything to do here; who stands by is woken when its role changes."""
+        role = self._role()
+        session.unled = role is Role.UNLED and session.claim is None
+        if role is Role.LEADING:
+            return True
+        return not target.deleting and (session.unled or session.claim is not None)
+
     def forget(self, uid: str) -> None:
         """The object is gone."""
         session = self._sessions.pop(uid, None)
-        if session is None:
-            return
-        for looking in session.looking.values():
-            looking.task.cancel()
-        for recall in session.recalls.values():
-            recall.task.cancel()
-        session.forget_checks()
-        session.others.forget()
+        if session is not None:
+            session.stop_asking()
 
     def uses(self, store: FlagStore) -> bool:
         """Whether a rollout's guards may still need this store, also when its FlagStore is gone."""
@@ -120,7 +135,9 @@ class Reconciler:
         """Store what was measured since the last time, one statement a store."""
         unsaved: dict[int, list[Session]] = {}
         for session in self._sessions.values():
-            if session.unsaved and session.store is not None and session.ledger and session.progress:
+            if session.unled or not session.unsaved:
+                continue
+            if session.store is not None and session.ledger and session.progress:
                 unsaved.setdefault(id(session.store), []).append(session)
         not_storing: set[int] = set()
         for which, sessions in unsaved.items():
@@ -153,13 +170,15 @@ class Reconciler:
                 await self._roll_back_without_plan(target, session, store)
             self._teller.waiting(target, session, trouble)
             return RETRY
-        await self._objects.add_finalizer(target.rollout)
-        view = await self._gatherer.view(target, session, session.plan, store)
+        leading = self._leads()
+        if leading:
+            await self._objects.add_finalizer(target.rollout)
+        view = await self._gatherer.view(target, session, session.plan, store, leading=leading)
         session.untold = session.untold or session.confirmed(view.ledger)
         self._teller.answer(target, session, view)
         if session.untold is None:
             decision = self._decided(target, session, view)
-            if not decision.verb.reverts:
+            if leading and not decision.verb.reverts:
                 await self._audit(session, view, store)
             if not decision.verb.acts:
                 self._gatherer.ask(target, session, to_ask(view, decision))
@@ -288,7 +307,9 @@ class Reconciler:
         fresh = await self._objects.fresh(metadata["namespace"], metadata["name"])
         if fresh is None or fresh["metadata"]["uid"] != target.uid:
             return False
-        return fresh["metadata"]["generation"] == target.generation and "deletionTimestamp" not in fresh["metadata"]
+        unchanged = fresh["metadata"]["generation"] == target.generation
+        # The Lease may have been lost while the API server was asked.
+        return unchanged and "deletionTimestamp" not in fresh["metadata"] and self._leads()
 
     async def _delete(self, target: Target, session: Session) -> timedelta | None:
         """Leave the rows as `onDelete` says, give the flags up, then let the object go."""

@@ -111,6 +111,8 @@ class Session:
     others: Readings = field(default_factory=Readings)
     # The requests that the store has a final answer to, and those whose Event was recorded.
     recorded: Mapping[str, Recorded] = field(default_factory=dict)
+    # Measured without the epoch, while nobody is seen to lead: nothing of it is stored before the epoch is taken.
+    unled: bool = False
     announced: set[str] = field(default_factory=set)
 
     def begin(self, decision: Decision, change: Lowering) -> Decision:
@@ -145,6 +147,22 @@ class Session:
         """Somebody else has moved the ledger row on: everything is read again but the looks that are under way."""
         self.claim = self.ledger = self.progress = None
         self.unsaved = False
+
+    def stand_by(self) -> None:
+        """Another replica leads: it measures, does and tells what is left. A latch stays known."""
+        self.fenced()
+        self.stop_asking()
+        self.earlier, self.unled = None, False
+        self.status = self.reverting = self.untold = self.unconfirmed = self.troubled_since = None
+        self.status_lost = False
+
+    def stop_asking(self) -> None:
+        """Nobody waits for an answer any more."""
+        for task in (*(one.task for one in self.looking.values()), *(one.task for one in self.recalls.values())):
+            task.cancel()
+        self.looking, self.recalls = {}, {}
+        self.others.forget()
+        self.forget_checks()
 
     def forget_checks(self) -> None:
         """What was asked is no question any more."""

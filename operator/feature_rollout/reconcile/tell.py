@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -24,9 +24,13 @@ STALLED_AFTER = timedelta(minutes=5)
 
 
 class Teller:
-    """Neither a status nor an Event is waited for: both are queued by `objects`."""
+    """Neither a status nor an Event is waited for: both are queued by `objects`.
 
-    def __init__(self, objects: RolloutObjects, clock: Clock) -> None:
+    Who does not lead tells of what it has done itself, and of nothing else.
+    """
+
+    def __init__(self, objects: RolloutObjects, clock: Clock, leads: Callable[[], bool]) -> None:
+        self._leads = leads
         self._objects = objects
         self._clock = clock
 
@@ -44,6 +48,8 @@ class Teller:
     async def tell(self, target: Target, session: Session, view: View, decision: Decision) -> None:
         """Write the status when it says something new; after something was done, what is waited for now."""
         session.troubled_since = None
+        # Who leads is nothing that a status should tell.
+        view = replace(view, leading=True)
         previous = session.status if session.status is not None else target.status
         now = decision
         if decision.verb.acts:
@@ -52,6 +58,11 @@ class Teller:
                 return  # nothing of the rollout is different, and what is comes next
             now = decision if following.verb.acts else following
         status = picture(view, now, previous, target.generation, acted=decision)
+        if not self._leads():
+            # Written if this replica leads again: another cannot know all that was done.
+            if decision.verb.acts:
+                session.status, session.status_lost = status, True
+            return
         if not differs(status, previous) and not session.status_lost:
             return
         # That a revert stays, or a pause, is no news beside the revert or the person's action.
@@ -73,6 +84,8 @@ class Teller:
 
         By what the store has recorded: an answer that a crash kept from being told is told by the next process.
         """
+        if not self._leads():
+            return
         for request in target.requests:
             recorded = session.recorded.get(request.uid)
             if recorded is None:
@@ -89,6 +102,8 @@ class Teller:
 
     def waiting(self, target: Target, session: Session, trouble: Trouble) -> None:
         """Say on each RolloutAction that it waits until what is wrong is mended."""
+        if not self._leads():
+            return
         for request in target.requests:
             if request.uid not in session.recorded:
                 answer = Answer(Outcome.PENDING, trouble.reason, f"It waits until this is mended: {trouble.message}")
@@ -96,6 +111,8 @@ class Teller:
 
     async def trouble(self, target: Target, session: Session, trouble: Trouble) -> None:
         """Say what is wrong. What would heal by waiting needs a person when it has not healed for minutes."""
+        if not self._leads():
+            return
         now = self._clock.now()
         session.troubled_since = session.troubled_since or now
         if now - session.troubled_since >= STALLED_AFTER:

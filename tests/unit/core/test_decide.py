@@ -351,9 +351,9 @@ def test_a_more_severe_row_may_act_after_a_less_severe_one() -> None:
 
 
 def test_the_standstill_comes_before_all_that_waits() -> None:
-    chain = [check.__name__ for check in CHECKS[:4]]
-    assert chain == ["ordered", "breached", "not_measured", "asked"], "lowering, then people"
-    assert CHECKS[4 : len(STANDSTILL) + 4] == STANDSTILL
+    chain = [check.__name__ for check in CHECKS[:5]]
+    assert chain == ["ordered", "breached", "not_measured", "not_leading", "asked"], "lowering, who leads, then people"
+    assert CHECKS[5 : len(STANDSTILL) + 5] == STANDSTILL
     modules = (module, reverts, standstill, readiness)
     found = {f for one in modules for _, f in inspect.getmembers(one, inspect.isfunction) if _is_check(f)}
     assert found == set(CHECKS), "every check is in the chain"

@@ -101,6 +101,7 @@ def test_a_good_decision_breaks_nothing() -> None:
             GOOD_VIEW, replace(GOOD, verb=Verb.COMPLETE), ("S11",), id="S11 rows are raised by something else"
         ),
         pytest.param(replace(GOOD_VIEW, suspended=True), GOOD, ("S20",), id="S20 suspended"),
+        pytest.param(replace(GOOD_VIEW, leading=False), GOOD, ("S20",), id="S20 another leads"),
         pytest.param(replace(GOOD_VIEW, trouble=Trouble("x", "y")), GOOD, ("S20",), id="S20 the manifest is broken"),
     ],
 )
