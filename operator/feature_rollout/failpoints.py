@@ -32,6 +32,9 @@ CHECKPOINT: Final = "before-checkpoint-commit", "after-checkpoint-commit"
 # The audit of what somebody else has done to a row.
 OBSERVE: Final = "before-observe-commit", "after-observe-commit"
 
+# A recipient was told of a transition; not in EVERYWHERE, since it is reached only where somebody is to be told.
+DELIVERY: Final = "before-delivery-commit", "after-delivery-commit"
+
 # Calls to the API server.
 ADD_FINALIZER: Final = "before-finalizer-added", "after-finalizer-added"
 REMOVE_FINALIZER: Final = "before-finalizer-removed", "after-finalizer-removed"

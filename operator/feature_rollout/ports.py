@@ -152,6 +152,82 @@ class Checkpoint:
     stage: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What happened to a rollout, as somebody is told of it.
+
+    `id` is the operation's and never another's; `number` grows in the order in which things happened
+    to one rollout. `key` is the ledger's, `kind` a verb as in `Decision`, `payload` is JSON.
+    """
+
+    id: str
+    number: int
+    at: datetime
+    key: str
+    kind: str
+    payload: Mapping[str, Any]
+
+    @property
+    def place(self) -> tuple[str, str, str] | None:
+        """Cluster, namespace and name of the rollout; None for what is no rollout's, such as a kill."""
+        parts = self.key.rsplit("/", 2)
+        return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The next transition of a rollout for a recipient; nobody else delivers it while `lease` holds.
+
+    `attempts` have failed so far. `memory` is what the recipient keeps of the rollout.
+    """
+
+    recipient: str
+    lease: str
+    transition: Transition
+    attempts: int
+    memory: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a recipient is still to be told of: how much, since when, and how much it never will be."""
+
+    waiting: int
+    oldest_at: datetime | None
+    given_up: int
+
+
+class Outbox(Protocol):
+    """The transitions of one database that somebody is to be told of. Every method raises Problem.
+
+    Any number of processes may work on it: of a rollout's transitions a recipient is handed the
+    oldest only, and one at a time.
+    """
+
+    async def next(self, recipient: str) -> Delivery | None:
+        """Something that is due for this recipient, under a lease; None when there is nothing now."""
+
+    async def remember(self, delivery: Delivery, memory: Mapping[str, Any]) -> bool:
+        """Keep what the recipient knows now, and the lease a while longer; False when the lease was lost."""
+
+    async def told(self, delivery: Delivery, memory: Mapping[str, Any]) -> None:
+        """The recipient knows; idempotent."""
+
+    async def failed(self, delivery: Delivery, problem: str, retry_s: float) -> None:
+        """It could not be told; not before so many seconds is it tried again. No secret is in `problem`."""
+
+    async def give_up(self, delivery: Delivery, problem: str) -> None:
+        """It is never tried again, and counted."""
+
+    async def sweep(self, recipients: Sequence[str]) -> Sequence[tuple[str, str, str]]:
+        """Register these recipients, give up what is too old, delete what all were told of.
+
+        Returns what was given up: recipient, operation id and ledger key of each.
+        """
+
+    async def backlog(self, recipient: str) -> Backlog: ...
+
+
 class FlagStore(Protocol):
     """One database with its flag table and bookkeeping.
 

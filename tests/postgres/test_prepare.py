@@ -300,7 +300,9 @@ def test_the_writer_group_may_do_exactly_what_is_needed(world: World) -> None:
         "ownership": "INSERT,SELECT,UPDATE",
         "plan": "INSERT,SELECT,UPDATE",
         "audit": "INSERT,SELECT",
-        "outbox": "DELETE,INSERT,SELECT",
+        "outbox": "DELETE,INSERT,SELECT,UPDATE",
+        "delivery": "DELETE,INSERT,SELECT,UPDATE",
+        "recipient": "INSERT,SELECT,UPDATE",
         "action": "INSERT,SELECT",
         "evidence": "DELETE,INSERT,SELECT,UPDATE",
     }

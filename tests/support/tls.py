@@ -19,6 +19,11 @@ def tls_postgres() -> toolchain.PostgresInstallation:
     return able[-1]
 
 
+def openssl_or_skip() -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("TLS IS NOT TESTED: it needs openssl")
+
+
 class Authority:
     """`certificate` is its own, in PEM; `issue` makes those of servers."""
 

@@ -44,7 +44,9 @@ _NEEDED: Final = {
     "ownership": ("SELECT", "INSERT", "UPDATE"),
     "plan": ("SELECT", "INSERT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
-    "outbox": ("SELECT", "INSERT", "DELETE"),
+    "outbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "delivery": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "recipient": ("SELECT", "INSERT", "UPDATE"),
     "action": ("SELECT", "INSERT"),
     "evidence": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }

@@ -1,7 +1,6 @@
 """What is still to be told of transitions, written in the transaction that makes them.
 
-Whoever delivers a row deletes it. Until then old rows go by themselves, so that nobody
-has to deliver anything.
+`deliveries` hands the rows out. Old ones go by themselves, so that nobody has to deliver anything.
 """
 
 from __future__ import annotations

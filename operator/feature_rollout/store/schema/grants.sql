@@ -18,8 +18,10 @@ BEGIN
     GRANT SELECT ON feature_rollout.migration TO feature_rollout_writer;
     GRANT SELECT, INSERT, UPDATE ON feature_rollout.ledger, feature_rollout.ownership, feature_rollout.plan TO feature_rollout_writer;
     GRANT SELECT, INSERT ON feature_rollout.audit, feature_rollout.action TO feature_rollout_writer;
-    -- Who delivers a row of the outbox deletes it.
-    GRANT SELECT, INSERT, DELETE ON feature_rollout.outbox TO feature_rollout_writer;
+    -- What everybody was told of goes, and so does what is kept of a rollout that has ended.
+    GRANT SELECT, INSERT, UPDATE, DELETE ON feature_rollout.outbox, feature_rollout.delivery TO feature_rollout_writer;
+    GRANT SELECT, INSERT, UPDATE ON feature_rollout.recipient TO feature_rollout_writer;
+    GRANT SELECT ON feature_rollout.waiting TO feature_rollout_writer;
     -- Evidence is measured again when it is gone, and goes with the attempt that it belongs to.
     GRANT SELECT, INSERT, UPDATE, DELETE ON feature_rollout.evidence TO feature_rollout_writer;
   END IF;

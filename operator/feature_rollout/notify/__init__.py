@@ -1,0 +1,1 @@
+"""Telling people and other systems of transitions; it knows of the database only what `ports` says."""
