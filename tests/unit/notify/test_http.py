@@ -1,7 +1,6 @@
 """One POST: nothing about it is without a bound, and nothing that a server says is repeated."""
 
 import ssl
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,13 +11,6 @@ from feature_rollout.notify.http import Http
 from feature_rollout.notify.recipient import Undelivered
 from support.receiver import Receiver
 from support.tls import Authority, openssl_or_skip
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    client = Http(timeout_s=5.0)
-    yield client
-    await client.close()
 
 
 async def undelivered(http: Http, url: str, *, read: bool = False) -> Undelivered:
