@@ -15,10 +15,8 @@
 Those of tests of the whole (`world`, `operator`) are in `support/whole.py`.
 """
 
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from http import HTTPStatus
 
 import pytest
 
@@ -35,6 +33,7 @@ from support import pgbouncer as pgbouncers
 from support.databases import Database
 from support.pgbouncer import PgBouncer
 from support.shared import SharedServers, wait_until_stopped
+from support.world import fresh_namespace
 
 pytest_plugins = ["support.whole"]
 
@@ -80,8 +79,10 @@ def built_control_plane() -> None:
 
 
 @pytest.fixture(scope="session")
-def control_plane(built_control_plane: None, shared_servers: SharedServers) -> Cluster:
-    return Cluster.from_json(shared_servers.use("control-plane"))
+def control_plane(built_control_plane: None, shared_servers: SharedServers) -> Iterator[Cluster]:
+    cluster = Cluster.from_json(shared_servers.use("control-plane"))
+    yield cluster
+    cluster.disconnect()
 
 
 @pytest.fixture
@@ -91,13 +92,13 @@ def own_control_plane(built_control_plane: None) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
-def namespace(control_plane: Cluster) -> Iterator[str]:
-    name = f"test-{secrets.token_hex(5)}"
-    status, answer = control_plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    assert status == HTTPStatus.CREATED, answer
-    yield name
-    # The namespace controller empties it while the next tests run.
-    control_plane.request("DELETE", f"/api/v1/namespaces/{name}")
+def namespace(control_plane: Cluster) -> str:
+    """It is left to the end of the control plane.
+
+    Deleted, it would hang on the finalizers of rollouts whose operator is gone, and the namespace controller would
+    ask for every kind in it again and again: most of what an API server did in a run.
+    """
+    return fresh_namespace(control_plane)
 
 
 @pytest.fixture(scope="session")

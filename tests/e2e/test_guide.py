@@ -146,10 +146,9 @@ class Guide:
 
         def is_in() -> Any:
             status = self.world.status(NAME)
-            assert status.get("phase") == phase, self.world.brief(NAME)
-            return status
+            return status if status.get("phase") == phase else None
 
-        return wait_for(is_in, LONG_S, phase)
+        return wait_for(is_in, LONG_S, lambda: f"{phase}; status: {self.world.brief(NAME)}")
 
     def confirm(self) -> None:
         """Both checks, without the commands, which take a second each."""

@@ -24,12 +24,7 @@ def manifests() -> Object:
 
 def wait_job(world: World, number: int = 1) -> dict[str, Any]:
     """The newest Job, when there are so many."""
-
-    def there() -> bool:
-        assert len(world.jobs()) == number, world.brief()
-        return True
-
-    wait_for(there, 60.0, f"{number} Jobs")
+    wait_for(lambda: len(world.jobs()) == number, 60.0, lambda: f"{number} Jobs; status: {world.brief()}")
     return world.jobs()[-1]
 
 

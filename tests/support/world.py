@@ -129,10 +129,10 @@ class World:
 
         def shows() -> bool:
             seen = self.row(flag)
-            assert seen == row, f"{flag} is {seen}; status: {self.brief()}"
+            assert seen == row, f"{flag} is {seen}"
             return True
 
-        wait_for(shows, timeout_s, f"row {row} of {flag}")
+        wait_for(shows, timeout_s, lambda: f"row {row} of {flag}; status: {self.brief()}")
 
     def table(self) -> list[dict[str, Any]]:
         """The whole flag table, every column, for comparison byte by byte."""
@@ -166,10 +166,10 @@ class World:
 
         def is_so() -> Any:
             seen = self.answer(name)
-            assert (seen.get("phase"), seen.get("reason")) == (phase, reason), f"{seen}; rollout: {self.brief()}"
+            assert (seen.get("phase"), seen.get("reason")) == (phase, reason), seen
             return seen
 
-        return wait_for(is_so, timeout_s, f"{phase} {reason} of {name}")
+        return wait_for(is_so, timeout_s, lambda: f"{phase} {reason} of {name}; rollout: {self.brief()}")
 
     def actions(self) -> list[dict[str, Any]]:
         """What the database has of them, in their order; nothing before the bookkeeping is installed."""
@@ -245,11 +245,11 @@ class World:
             try:
                 seen = condition()
             except (KeyError, IndexError) as error:
-                raise AssertionError(f"no {error} yet; status: {self.brief()}") from error
-            assert seen is not False, f"not so; status: {self.brief()}"
+                raise AssertionError(f"no {error} yet") from error
+            assert seen is not False, "not so"
             return True
 
-        wait_for(holds, timeout_s, "what the status must show")
+        wait_for(holds, timeout_s, lambda: f"what the status must show; it is {self.brief()}")
 
     def wait_condition(
         self,
@@ -274,10 +274,9 @@ class World:
         """Until the status says that the rollout is in this stage."""
 
         def is_there() -> bool:
-            assert (self.status(name).get("stage") or {}).get("name") == stage_name, self.brief(name)
-            return True
+            return (self.status(name).get("stage") or {}).get("name") == stage_name
 
-        wait_for(is_there, timeout_s, f"stage {stage_name}")
+        wait_for(is_there, timeout_s, lambda: f"stage {stage_name}; status: {self.brief(name)}")
 
     def brief(self, name: str = ROLLOUT) -> str:
         """The status in a line, for messages of failed tests."""

@@ -4,9 +4,12 @@ import base64
 import http.client
 import json
 import os
+import select
 import ssl
 import subprocess
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +35,14 @@ class Cluster:
         self.ca_file = ca_file
         self.folder = folder
         self.tokens = dict(tokens)
+        # Kept open for the next requests, of any thread: a TLS handshake costs both sides far more than an answer.
+        self._idle: deque[http.client.HTTPSConnection] = deque()
+
+    def disconnect(self) -> None:
+        """Close the connections of `request`; the next request opens another one."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def to_json(self) -> str:
         """Return what another process needs for `from_json`. It contains the tokens."""
@@ -70,18 +81,19 @@ class Cluster:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
         """Send one request; return the status code and the answer, parsed when it is JSON. OSError: not reachable."""
-        parts = urlsplit(self.url)
-        context = ssl.create_default_context(cafile=str(self.ca_file))
-        connection = http.client.HTTPSConnection(
-            str(parts.hostname), parts.port, context=context, timeout=REQUEST_TIMEOUT_S
-        )
         said = {"Authorization": f"Bearer {self._token(user)}", "Content-Type": "application/json", **(headers or {})}
+        connection = self._connection()
         try:
             connection.request(method, path, None if body is None else json.dumps(body), said)
             response = connection.getresponse()
             text = response.read().decode()
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        if response.will_close:
+            connection.close()
+        else:
+            self._idle.append(connection)
         is_json = (response.getheader("Content-Type") or "").startswith("application/json")
         return response.status, json.loads(text) if is_json else text
 
@@ -109,6 +121,22 @@ class Cluster:
         # The first list of a new CRD can answer 429 "storage is (re)initializing" until it is Established.
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", path)
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """An open one that the API server has not closed meanwhile, or a new one."""
+        # Ends when there is none, and when another thread was faster.
+        with suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                poller = select.poll()
+                poller.register(connection.sock, select.POLLIN)
+                # Nothing was asked on it, so what can be read is its end.
+                if not poller.poll(0):
+                    return connection
+                connection.close()
+        parts = urlsplit(self.url)
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        return http.client.HTTPSConnection(str(parts.hostname), parts.port, context=context, timeout=REQUEST_TIMEOUT_S)
 
     def _token(self, user: str) -> str:
         try:

@@ -89,6 +89,7 @@ class ControlPlane(Cluster):
 
     def stop(self) -> None:
         """Stop everything and remove its folder."""
+        self.disconnect()
         for process in (self._controller_manager, self._apiserver, self._etcd):
             if process is not None:
                 # Nothing of it is kept, so there is nothing to shut down in order.
