@@ -11,6 +11,7 @@ from feature_rollout.sandbox.postgres import PostgresServer
 from support.databases import Database, all_own_postgres
 from support.ending import check, end
 from support.manifests import A, B, Object, rollout, stage, store
+from support.nursery import Nursery
 from support.operatorprocess import Operator
 from support.world import World, crds_folder, fresh_namespace
 
@@ -30,12 +31,16 @@ class Island:
 
 @pytest.fixture
 def island(
-    own_control_plane: ControlPlane, database: Database, tmp_path: Path, request: pytest.FixtureRequest
+    own_control_plane: ControlPlane,
+    database: Database,
+    nursery: Nursery | None,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Island]:
     own_control_plane.install_crds(crds_folder())
     namespace = fresh_namespace(own_control_plane)
     with World.made(own_control_plane, namespace, database) as world:
-        operator = Operator(own_control_plane, namespace, demo.SERVICE_ACCOUNT, tmp_path)
+        operator = Operator(own_control_plane, namespace, demo.SERVICE_ACCOUNT, tmp_path, nursery=nursery)
         operator.start()
         yield Island(own_control_plane, world, operator)
         end(operator, world, request)

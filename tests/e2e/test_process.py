@@ -3,6 +3,7 @@
 from http import HTTPStatus
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from feature_rollout.demo import stage as demo
@@ -14,6 +15,11 @@ from support.waiting import wait_for
 from support.world import World, crds_folder, fresh_namespace
 
 TEN = (True, 10, frozenset())
+
+
+@pytest.fixture
+def nursery() -> None:
+    """Here each is started as in production."""
 
 
 def test_it_answers_and_ends_cleanly(world: World, idle_operator: Operator) -> None:

@@ -17,6 +17,7 @@ from feature_rollout.demo import stage as demo_stage
 from feature_rollout.sandbox.controlplane import ControlPlane
 from support.ending import end
 from support.manifests import ROLLOUT, A, Object, rollout, stage, store
+from support.nursery import Nursery
 from support.operatorprocess import Operator
 from support.waiting import wait_for
 from support.world import World, crds_folder
@@ -41,10 +42,12 @@ def second(world: World, own_control_plane: ControlPlane) -> World:
 
 
 @pytest.fixture
-def second_operator(second: World, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Operator]:
+def second_operator(
+    second: World, nursery: Nursery | None, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Operator]:
     folder = tmp_path / "second"
     folder.mkdir()
-    operator = Operator(second.cluster, second.namespace, demo_stage.SERVICE_ACCOUNT, folder)
+    operator = Operator(second.cluster, second.namespace, demo_stage.SERVICE_ACCOUNT, folder, nursery=nursery)
     yield operator
     end(operator, second, request)
 

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from feature_rollout.failpoints import VARIABLE
 from feature_rollout.sandbox.cluster import Cluster
 from feature_rollout.sandbox.processes import Process
+from support.nursery import Child, Nursery
 from support.waiting import wait_for
 
 START_TIMEOUT_S = 40.0
@@ -24,7 +25,10 @@ PORT = re.compile(r"listening on \S+ port (\d+)")
 
 
 class Operator:
-    """`start()`, `kill()`, `stop()`, again and again; one log file for all of them."""
+    """`start()`, `kill()`, `stop()`, again and again; one log file for all of them.
+
+    Without a nursery it is started as in production, by `program`.
+    """
 
     def __init__(
         self,
@@ -32,18 +36,18 @@ class Operator:
         namespace: str,
         service_account: str,
         folder: Path,
-        env: dict[str, str] | None = None,
         *,
+        nursery: Nursery | None = None,
         program: Iterable[str | Path] = (sys.executable, "-m", "feature_rollout.cli"),
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._service_account = service_account
         self._folder = folder
-        self._env = env or {}
+        self._nursery = nursery
         self._program = tuple(program)
         self._kubeconfig: Path | None = None
-        self._process: Process | None = None
+        self._process: Process | Child | None = None
         self.log = folder / "operator.log"
         self.log.touch()
         # Where the log of the process that runs now begins.
@@ -73,15 +77,8 @@ class Operator:
             **{name.upper(): value for name, value in env.items()},
         }
         self._begins = self.log.stat().st_size
-        self._process = Process(
-            [*self._program, "run"],
-            log=self.log,
-            folder=self._folder,
-            env={
-                **{f"FEATUREROLLOUT_{name}": value for name, value in settings.items()},
-                VARIABLE: ",".join(failpoints),
-                **self._env,
-            },
+        self._process = self._run(
+            {**{f"FEATUREROLLOUT_{name}": value for name, value in settings.items()}, VARIABLE: ",".join(failpoints)}
         )
         if ready:
             self.wait_ready()
@@ -102,7 +99,7 @@ class Operator:
         self._process.send(signal.SIGTERM)
         ended = self._process.wait(STOP_TIMEOUT_S)
         self._process.stop(signal.SIGKILL)
-        return ended and self._process._popen.returncode == 0
+        return ended and self._process.returncode == 0
 
     def wait_until_dead(self, timeout_s: float = 30.0) -> None:
         """Until it has ended by itself, at a failpoint."""
@@ -138,6 +135,11 @@ class Operator:
             10.0 + 3.0 * number,
             f"{number} more looks {labels}",
         )
+
+    def _run(self, env: dict[str, str]) -> Process | Child:
+        if self._nursery is not None:
+            return self._nursery.start(["run"], log=self.log, folder=self._folder, env=env)
+        return Process([*self._program, "run"], log=self.log, folder=self._folder, env=env)
 
     def _port(self) -> int:
         text = self.log.read_bytes()[self._begins :].decode(errors="replace")

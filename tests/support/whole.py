@@ -6,6 +6,7 @@
 | `own_world` | the same on a PostgreSQL of its own, which the test may stop and kill |
 | `idle_operator` | an `Operator` that is not started yet; it belongs to `world`, or to `own_world` where that is used |
 | `operator` | the same, started |
+| `nursery` | what starts it without its imports; None in a file where its start is what is tested |
 
 At the end of each test the operator must still run or have ended as the test wanted, the audit must replay to the
 table, and no password may have been said anywhere.
@@ -21,6 +22,7 @@ from feature_rollout.sandbox.cluster import Cluster
 from feature_rollout.sandbox.postgres import PostgresServer
 from support.databases import Database
 from support.ending import FAILED, check, end
+from support.nursery import Nursery
 from support.operatorprocess import Operator
 from support.world import World, crds_folder
 
@@ -63,10 +65,16 @@ def own_world(
     world.remove_cluster_rights()
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery | None]:
+    with Nursery() as nursery:
+        yield nursery
+
+
 @pytest.fixture
-def idle_operator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Operator]:
+def idle_operator(request: pytest.FixtureRequest, nursery: Nursery | None, tmp_path: Path) -> Iterator[Operator]:
     world: World = request.getfixturevalue("own_world" if "own_world" in request.fixturenames else "world")
-    operator = Operator(world.cluster, world.namespace, stage.SERVICE_ACCOUNT, tmp_path)
+    operator = Operator(world.cluster, world.namespace, stage.SERVICE_ACCOUNT, tmp_path, nursery=nursery)
     yield operator
     end(operator, world, request)
 

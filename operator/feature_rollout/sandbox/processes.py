@@ -60,6 +60,11 @@ class Process:
     def running(self) -> bool:
         return self._popen.poll() is None
 
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._popen.poll()
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the program; no error when it has already ended."""
         try:
