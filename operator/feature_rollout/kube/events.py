@@ -14,7 +14,7 @@ import socket
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +64,7 @@ class _Series:
 class EventRecorder:
     """`record()` at any time; `run()` writes, as a task; `drain()` before the end.
 
+    `give_way(waited_s)` is awaited before an Event is written that was recorded so long ago: rows go first.
     `on_dropped(n)` is called when Events are lost: the queue was full, an object said
     too much, or the API server refused them.
     """
@@ -74,12 +75,14 @@ class EventRecorder:
         *,
         instance: str | None = None,
         on_dropped: Callable[[int], None] | None = None,
+        give_way: Callable[[float], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api = api
         self._instance = (instance or f"{socket.gethostname()}-{os.getpid()}")[:REASON_CHARS_MAX]
         self._on_dropped = on_dropped or (lambda _n: None)
+        self._give_way = give_way
         self._clock = clock
         self._now = now
         self._known: OrderedDict[Key, _Series] = OrderedDict()
@@ -123,6 +126,8 @@ class EventRecorder:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
+            if self._give_way is not None:
+                await self._give_way(self._clock() - next(iter(self._queue.values())).last_seen_s)
             series = self._queue.pop(next(iter(self._queue)))
             try:
                 await self._write(series)

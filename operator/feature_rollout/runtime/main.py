@@ -225,11 +225,11 @@ def _compose(
         for key in targets.owners(store, flag):
             scheduler.wake(key)
 
-    recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc)
+    recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc, give_way=scheduler.give_way)
     clock = SystemClock()
     answers = Answers(api)
     actions = Actions(api, inventory, answers, clock)
-    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer)
+    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer, scheduler.give_way)
     stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets))
     providers = Providers(inventory, answers.provider_is)
     targets = Targets(

@@ -32,16 +32,25 @@ FORBIDDEN_BACKOFF_S = 2.0
 class BackgroundObjects:
     """`ports.RolloutObjects`, with `run()` as a task that writes what was queued.
 
+    `give_way(waited_s)` is awaited before a status is written that was queued so long ago: rows go first.
     `lost(uid, namespace, name)` is called when a status could not be written because the
     object had changed: it must be drawn again, from what the object is now. `answered` is
     told what became of a RolloutAction.
     """
 
-    def __init__(self, rollouts: KubeRollouts, lost: Callable[[str, str, str], None], answered: Answered) -> None:
+    def __init__(
+        self,
+        rollouts: KubeRollouts,
+        lost: Callable[[str, str, str], None],
+        answered: Answered,
+        give_way: Callable[[float], Awaitable[None]],
+    ) -> None:
         self._rollouts = rollouts
+        self._give_way = give_way
         self._lost = lost
         self._answered = answered
-        self._waiting: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+        # The newest status of each object, and since when there was one to write.
+        self._waiting: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], float]] = {}
         self._writing: set[str] = set()
         self._changed = asyncio.Condition()
 
@@ -56,7 +65,9 @@ class BackgroundObjects:
 
     async def write_status(self, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         async with self._changed:
-            self._waiting[rollout["metadata"]["uid"]] = (rollout, status)
+            uid, now_s = rollout["metadata"]["uid"], asyncio.get_running_loop().time()
+            since_s = self._waiting[uid][2] if uid in self._waiting else now_s
+            self._waiting[uid] = (rollout, status, since_s)
             self._changed.notify()
 
     def event(self, rollout: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str) -> None:
@@ -82,10 +93,15 @@ class BackgroundObjects:
     async def _write_forever(self) -> None:
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._next() is not None)
+                oldest = await self._changed.wait_for(self._next)
+                assert oldest is not None  # noqa: S101 - just waited for
+                waited_s = asyncio.get_running_loop().time() - self._waiting[oldest][2]
+            await self._give_way(waited_s)
+            async with self._changed:
                 uid = self._next()
-                assert uid is not None  # noqa: S101 - just waited for
-                rollout, status = self._waiting.pop(uid)
+                if uid is None:
+                    continue
+                rollout, status, _ = self._waiting.pop(uid)
                 self._writing.add(uid)
             try:
                 await self._write(uid, rollout, status)
@@ -111,7 +127,7 @@ class BackgroundObjects:
             log.warning("a status was not written, will try again: %s", error, extra=_extra(metadata))
             await asyncio.sleep(BACKOFF_S if isinstance(error, ApiUnavailable) else FORBIDDEN_BACKOFF_S)
             async with self._changed:
-                self._waiting.setdefault(uid, (rollout, status))
+                self._waiting.setdefault(uid, (rollout, status, asyncio.get_running_loop().time()))
         except ApiError as error:
             # Refused by the schema: the same status would be refused again.
             log.warning("a status was refused: %s", error, extra=_extra(metadata))

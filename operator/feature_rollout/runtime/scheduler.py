@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 BACKOFF_S_MAX = 60.0
 # A worker that takes longer hangs; its key is tried again, and the others get the worker back.
 RUN_S_MAX = 300.0
+# What can wait gives way to the keys until no key was waiting or worked on for so long, and for no longer than that.
+QUIET_S = 0.05
+GIVE_WAY_S_MAX = 1.0
 # Entries of the heap that an earlier time has replaced are thrown away when there are this many times more than keys.
 SLACK = 2
 
@@ -57,11 +60,22 @@ class Scheduler(Generic[K]):
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()
         self._stopping = False
+        # When the last worker ended.
+        self._ended_s = float("-inf")
 
     @property
     def depth(self) -> int:
         """How many keys wait for a worker."""
         return len(self._urgent) + len(self._normal)
+
+    async def give_way(self, waited_s: float) -> None:
+        """For what can wait, and has for so long: return when there is nothing to work on, or after a second in all."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + GIVE_WAY_S_MAX - waited_s
+        while (left_s := deadline_s - loop.time()) > 0:
+            if not self.depth and not self._processing and loop.time() - self._ended_s >= QUIET_S:
+                return
+            await asyncio.sleep(min(left_s, QUIET_S))
 
     def wake(self, key: K, *, urgent: bool = False) -> None:
         """Work on this key as soon as a worker is free; urgent ones before all others."""
@@ -184,6 +198,7 @@ class Scheduler(Generic[K]):
 
     def _finish(self, key: K, next_s: float | None, *, failed: bool) -> None:
         del self._processing[key]
+        self._ended_s = asyncio.get_running_loop().time()
         if failed:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             self.wake_in(key, min(BACKOFF_S_MAX, 2.0 ** min(failures - 1, 10)))
