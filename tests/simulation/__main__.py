@@ -18,15 +18,22 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="one line: `ok`, or the seed and the invariant")
     given = parser.parse_args()
     outcome = run(range(given.seed, given.seed + given.count))
+    seed = given.seed if outcome.failed is None else outcome.failed[0]
     if not given.quiet and (given.count == 1 or outcome.failed is not None):
-        seed = given.seed if outcome.failed is None else outcome.failed[0]
-        run_one(seed)
+        one = run_one(seed)
+        tell(one.trace.text(), f"seed {seed}: {len(one.trace.events)} events, hash {one.digest}")
     elif not given.quiet:
-        pass
+        tell(*coverage.table(outcome.pairs))
     if outcome.failed is None:
+        tell(f"ok: {outcome.runs} runs")
         return 0
-    seed, _invariant, _text = outcome.failed
+    _, invariant, text = outcome.failed
+    tell(f"FAILED: seed {seed}, {invariant}: {text}; again with: make simulate SEED={seed}")
     return 1
+
+
+def tell(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
