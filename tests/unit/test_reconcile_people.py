@@ -334,6 +334,16 @@ async def test_a_stages_checks_are_asked_just_before_it() -> None:
     assert world.store.rows["bell"] == exposure(50)
 
 
+async def test_the_first_stage_has_checks_of_its_own_beside_preflight() -> None:
+    of = plan(stage("ten", ("bell", 10), checks=(READY,)), preflight=(BACKUP,))
+    world = World(of)
+    await world.run(minutes(1))
+    assert READY.key not in world.checks.asked, "not before preflight has passed"
+    world.checks.answers = {BACKUP.key: (True, ""), READY.key: (True, "")}
+    await walked(world)
+    assert world.ledger.stage == 0
+
+
 async def test_preflight_runs_again_on_retry() -> None:
     world = World(replace(CHECKED, preflight=(BACKUP,)))
     world.checks.answers[BACKUP.key] = (True, "")

@@ -52,8 +52,8 @@ def to_ask(view: View, decision: Decision) -> tuple[str, ...]:
     if view.trouble is not None or decision.phase is Phase.PAUSED:
         return ()
     checks = preflight(view)
-    if not checks and view.next_stage is not None and decision.reason in _OF_CHECKS:
-        checks = view.next_stage.checks
+    if view.next_stage is not None and decision.reason in _OF_CHECKS and not unmet(view, checks):
+        checks = (*checks, *view.next_stage.checks)
     return tuple(check.key for check in checks if check.confirm is None and _is_due(view, check))
 
 
