@@ -38,7 +38,7 @@ from feature_rollout.ports import (
     Why,
 )
 from feature_rollout.reconcile.gather import Gatherer
-from feature_rollout.reconcile.session import Session, Target, Telemetry, checkpoint_of, trouble_of
+from feature_rollout.reconcile.session import Refusal, Session, Target, Telemetry, checkpoint_of, trouble_of
 from feature_rollout.reconcile.tell import Teller
 
 log = logging.getLogger(__name__)
@@ -180,9 +180,10 @@ class Reconciler:
             decision = self._decided(target, session, view)
             if leading and not decision.verb.reverts:
                 await self._audit(session, view, store)
-            if not decision.verb.acts:
+            told = session.refusal.instead_of(decision, view, target.generation) if session.refusal else decision
+            if not told.verb.acts:
                 self._gatherer.ask(target, session, to_ask(view, decision))
-                await self._teller.tell(target, session, view, decision)
+                await self._teller.tell(target, session, view, told)
                 return self._due(view)
             if not await self._apply(target, session, view, decision, store):
                 return RETRY
@@ -287,7 +288,13 @@ class Reconciler:
         except Unconfirmed:
             session.unconfirmed = decision
             raise
-        session.unconfirmed = None
+        except Problem as problem:
+            if decision.verb is not Verb.ADVANCE or not problem.stalled:
+                raise
+            session.refusal = Refusal.by(problem, view, target.generation)
+            await self._teller.tell(target, session, view, session.refusal.told)
+            return False
+        session.unconfirmed = session.refusal = None
         return True
 
     def _count(self, session: Session, cause: Breach | Order) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from feature_rollout.core.checks import CheckAnswer
-from feature_rollout.core.decision import Decision, Trouble
+from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look
 from feature_rollout.core.people import Request
@@ -66,6 +66,45 @@ class Target:
         return self.rollout.get("status") or {}
 
 
+# A raise that was refused for good is tried again so often.
+TRY_AGAIN_AFTER = timedelta(seconds=30)
+# What keeps it from being tried again is told when it lasts longer than this; a check that is asked anew does not.
+REFUSED_FOR = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A raise that the store has refused, and refuses until a person mends something; `of` is what it was decided on.
+
+    `told` is said of the rollout meanwhile, be it about to try again or waiting for something before that:
+    two truths that take turns would be a status and an Event each time.
+    """
+
+    told: Decision
+    of: tuple[object, ...]
+    at: datetime
+
+    @classmethod
+    def by(cls, problem: Problem, view: View, generation: int) -> Refusal:
+        told = Decision(Verb.HOLD, Phase.STALLED, problem.reason, problem.message, stalled=True)
+        return cls(told, _raised_on(view, generation), view.now)
+
+    def instead_of(self, decision: Decision, view: View, generation: int) -> Decision:
+        """What is to be said or done now, where that would be `decision` without the refusal."""
+        if self.of != _raised_on(view, generation) or decision.stalled:
+            return decision
+        if decision.verb is Verb.ADVANCE:
+            return self.told if view.now < self.at + TRY_AGAIN_AFTER else decision
+        return decision if decision.verb.acts or view.now >= self.at + REFUSED_FOR else self.told
+
+
+def _raised_on(view: View, generation: int) -> tuple[object, ...]:
+    """What a raise is made of; an answer to a person, a change by hand and an edit are all in it."""
+    flags = view.next_stage.flags if view.next_stage is not None else ()
+    rows = tuple(view.rows.get(flag) for flag in flags)
+    return (generation, view.plan.plan_hash, view.ledger.epoch, view.ledger.sequence, rows)
+
+
 @dataclass(slots=True)
 class Session:
     """What is kept of one rollout between two reconciles, by uid."""
@@ -98,6 +137,7 @@ class Session:
     troubled_since: datetime | None = None
     # A revert that was begun and is not known to be whole: an answer was lost, rows are locked, the audit is owed.
     reverting: tuple[Decision, Lowering] | None = None
+    refusal: Refusal | None = None
     # A fenced change whose COMMIT was not answered.
     unconfirmed: Decision | None = None
     # The ledger row as it was when it last had a latch.
