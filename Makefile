@@ -12,8 +12,8 @@ SEED ?= 0
 N ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test test-deep unit properties chaos simulate bench bench-core \
-	bench-store wheel image lock clean
+.PHONY: help setup toolchain demo check fmt generate test test-deep unit properties mutation chaos simulate bench \
+	bench-core bench-store wheel image lock clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +59,10 @@ unit: setup ## The tests that need no server
 	$(BIN)/pytest tests/unit -n $(WORKERS)
 
 properties: setup ## The core's properties on a hundred times as many examples as usual, others each time: minutes
-	FEATUREROLLOUT_DEEP=1 $(BIN)/pytest tests/unit/core -n $(WORKERS) --dist worksteal --timeout=3600
+	FEATUREROLLOUT_DEEP=1 $(BIN)/pytest tests/unit/core tests/unit/test_accepted_plans.py -n $(WORKERS) --dist worksteal --timeout=3600
+
+mutation: setup ## How many small mistakes in the core its tests notice, by file (MODULES="exposure state", or all); at least 85 %
+	@$(BIN)/python tests/mutation/score.py $(MODULES)
 
 test: check toolchain ## Every check and every test; of the slowest faults a sample
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
@@ -95,4 +98,4 @@ lock: setup ## Resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what the targets above made in this folder
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mutation dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

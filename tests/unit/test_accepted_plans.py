@@ -77,7 +77,7 @@ def bindings(draw: st.DrawFn, name: str) -> dict[str, Any]:
 def clauses(draw: st.DrawFn, metrics: tuple[str, ...]) -> dict[str, Any]:
     metric = draw(st.sampled_from(metrics))
     if draw(seldom(False, True)):
-        clause = {"metric": metric, draw(st.sampled_from(["above", "below"])): draw(limits(metric))}
+        clause: dict[str, Any] = {"metric": metric, draw(st.sampled_from(["above", "below"])): draw(limits(metric))}
         if metric in GAUGES and draw(st.booleans()):
             clause["persist"] = {"failures": draw(st.integers(1, 3)), "of": draw(st.integers(3, 5))}
         return clause

@@ -1,0 +1,103 @@
+"""A pytest session that is collected once and then forked, once for each mutant.
+
+mutmut's own run starts pytest for each of them, which took ten times as long as the tests that mattered.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from mutmut.mutation.trampoline import set_mutant_under_test
+from mutmut.state import state
+
+KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
+# A mutant that takes so many times as much CPU as its tests, and so many seconds, does not end.
+CPU_TIMES, CPU_MIN_S = 5, 10
+
+
+class Runner:
+    """A plugin that runs the collected tests once as they are, and then those that reach a mutant, for each mutant.
+
+    `tell` is called with a mutant and what became of it.
+    """
+
+    def __init__(self, mutants: Sequence[str], workers: int, tell: Callable[[str, str], None]) -> None:
+        self.mutants, self.workers, self.tell = mutants, workers, tell
+        self.has_failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.has_failed = self.has_failed or report.failed
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        reaching, cpu_s = self._reaching(session.items)
+        gc.freeze()  # so that a child does not copy what it only looks at
+        running: dict[int, str] = {}
+        for mutant in self.mutants:
+            tests = reaching[mutant.partition("__mutmut_")[0]]
+            tests.sort(key=lambda item: (item.path.stem != f"test_{mutant.split('.')[2]}", cpu_s[item]))
+            if len(running) == self.workers:
+                self._ended(running)
+            running[self._started(mutant, tests, sum(cpu_s[item] for item in tests))] = mutant
+        while running:
+            self._ended(running)
+        return True
+
+    def _reaching(self, items: Sequence[pytest.Item]) -> tuple[dict[str, list[pytest.Item]], dict[pytest.Item, float]]:
+        """The tests that reach each function, and how long each takes; without any mutant all must pass."""
+        reaching, cpu_s = defaultdict[str, list[pytest.Item]](list), {}
+        set_mutant_under_test("stats")
+        for item in items:
+            start = time.process_time()
+            if not self._passes(item):
+                pytest.exit(f"{item.nodeid} fails without any mutant", returncode=1)
+            cpu_s[item] = time.process_time() - start
+            for function in state()._stats:
+                reaching[function].append(item)
+            state()._stats.clear()
+        return reaching, cpu_s
+
+    def _passes(self, item: pytest.Item) -> bool:
+        self.has_failed = False
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+        return not self.has_failed
+
+    def _started(self, mutant: str, tests: Sequence[pytest.Item], cpu_s: float) -> int:
+        child = os.fork()
+        if child:
+            return child
+        try:
+            limit_s = round(CPU_TIMES * cpu_s + CPU_MIN_S)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            set_mutant_under_test(mutant)
+            for cached in _caches():
+                cached()
+            os._exit(0 if all(self._passes(item) for item in tests) else 1)
+        except BaseException:  # noqa: BLE001 - whatever it is, no test says that all is well
+            os._exit(1)
+
+    def _ended(self, running: dict[int, str]) -> None:
+        child, status = os.wait()
+        code = os.waitstatus_to_exitcode(status)
+        # At the limit of CPU time a process gets SIGXCPU, and SIGKILL when it goes on.
+        outcomes = {0: SURVIVED, 1: KILLED, -signal.SIGXCPU: TIMED_OUT, -signal.SIGKILL: TIMED_OUT}
+        self.tell(running.pop(child), outcomes[code])
+
+
+def _caches() -> Iterator[Callable[[], None]]:
+    """What forgets the values that the functions of the core have remembered before there was a mutant."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("feature_rollout.core."):
+            yield from (value.cache_clear for value in vars(module).values() if hasattr(value, "cache_clear"))
