@@ -6,7 +6,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ from support.waiting import wait_for
 START_TIMEOUT_S = 40.0
 # SIGTERM must be answered this soon.
 STOP_TIMEOUT_S = 10.0
+# Its database is on this machine.
+SETTINGS = {"DRIFT_POLL_SECONDS": "0.5", "DENIED_ADDRESSES": "169.254.0.0/16,fe80::/10"}
+LISTENS = {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": "0"}
 PORT = re.compile(r"listening on \S+ port (\d+)")
 
 
 class Operator:
     """`start()`, `kill()`, `stop()`, again and again; one log file for all of them.
 
-    Without a nursery it is started as in production, by `program`.
+    Without a nursery it is started as in production, by `program`. `settings` are instead of those that suit most
+    tests; its kubeconfig and where it listens are the test's anyway.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Operator:
         folder: Path,
         *,
         nursery: Nursery | None = None,
+        settings: Mapping[str, str] | None = None,
         program: Iterable[str | Path] = (sys.executable, "-m", "feature_rollout.cli"),
     ) -> None:
         self._cluster = cluster
@@ -45,6 +50,7 @@ class Operator:
         self._service_account = service_account
         self._folder = folder
         self._nursery = nursery
+        self._settings = SETTINGS | {"WATCH_NAMESPACES": namespace} if settings is None else settings
         self._program = tuple(program)
         self._kubeconfig: Path | None = None
         self._process: Process | Child | None = None
@@ -68,12 +74,9 @@ class Operator:
         if self._kubeconfig is None:
             self._kubeconfig = self._cluster.service_account_kubeconfig(self._namespace, self._service_account)
         settings = {
+            **self._settings,
             "KUBECONFIG": str(self._kubeconfig),
-            "WATCH_NAMESPACES": self._namespace,
-            "HTTP_HOST": "127.0.0.1",
-            "HTTP_PORT": "0",
-            "DRIFT_POLL_SECONDS": "0.5",
-            "DENIED_ADDRESSES": "169.254.0.0/16,fe80::/10",
+            **LISTENS,
             **{name.upper(): value for name, value in env.items()},
         }
         self._begins = self.log.stat().st_size
