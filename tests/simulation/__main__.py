@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from simulation import coverage
 from simulation.runner import run, run_one
 
 
