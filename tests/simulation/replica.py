@@ -100,7 +100,7 @@ class Replica:
     def looked(self, verdict: str) -> None:
         pass
 
-    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None, *, late: bool) -> None:
+    def reverted(self, severity: str, seconds: float, look_to_commit_s: float | None, *, late: bool = False) -> None:
         self.note(f"counts a revert, {severity}")
 
     def violated(self, invariant: str) -> None:
