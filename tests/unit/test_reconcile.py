@@ -65,6 +65,40 @@ async def until_stage(world: World, index: int) -> None:
 # Lives.
 
 
+async def test_a_clock_that_was_fast_for_a_while_blinds_no_guard() -> None:
+    """Nothing is measured of windows that are still to come; when the clock is right again, they are looked at."""
+    world = World(PLAN)
+    true = T0
+
+    def answer(_: str, window: Window) -> dict[str, Any]:
+        return GOOD if window.end <= true else {}
+
+    world.source.answer = answer
+    await until_stage(world, 0)
+    world.clock.time += timedelta(hours=1)
+    await world.step()
+    await world.step()
+    assert world.ledger.stage == 0, "an hour has not gone by"
+    world.clock.time -= timedelta(hours=1)
+    world.source.answer = harm(timedelta(0))
+    await world.run(minutes(10), until=lambda: world.ledger.latch is not None)
+    assert world.ledger.latch is not None
+
+
+async def test_a_stage_that_began_by_a_fast_clock_is_guarded_and_bakes() -> None:
+    world = World(PLAN)
+    world.clock.time += timedelta(hours=1)
+    await until_stage(world, 0)
+    world.clock.time -= timedelta(hours=1)
+    began = world.clock.time
+    world.restart()
+    await world.run(minutes(10), until=lambda: world.ledger.stage == 1)
+    assert (world.ledger.stage, world.clock.time - began >= BAKE) == (1, True)
+    world.source.answer = harm(timedelta(0))
+    await world.run(minutes(10), until=lambda: world.ledger.latch is not None)
+    assert world.ledger.latch is not None
+
+
 async def test_a_healthy_rollout_walks_to_the_end() -> None:
     world = World(PLAN)
     await world.run(timedelta(hours=1))

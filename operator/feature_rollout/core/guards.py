@@ -140,7 +140,7 @@ def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
 
 def stale_at(metric: Metric, progress: Progress) -> datetime | None:
     """After when the metric counts as blind if it is not looked at again; None before the first look or stage."""
-    since = (progress.of(metric.name).looked_until, progress.stage_from)
+    since = (progress.of(metric.name).looked_until, progress.looks_from)
     latest = max((time for time in since if time is not None), default=None)
     return latest + stale_after(metric) if latest is not None else None
 

@@ -131,6 +131,7 @@ class Progress:
 
     `stage_from` is when the present stage was entered: a look belongs to it when its
     window starts then or later. `baked_until` is up to where `baked` was accounted.
+    `counted_from` is where its looks start when the clock that gave `stage_from` was found to have been fast.
     `watching` is true from the first raise on: before it there is nothing to blame.
     `reference_until` is the end of the past that the attempt is compared with, and None
     where it is not asked for; `references` is what was found, by metric.
@@ -146,6 +147,12 @@ class Progress:
     reference_until: datetime | None = None
     references: Mapping[str, Reference] = field(default_factory=dict)
     lifted_at: datetime | None = None
+    counted_from: datetime | None = None
+
+    @property
+    def looks_from(self) -> datetime | None:
+        """A look counts for the present stage when its window starts then or later."""
+        return self.counted_from or self.stage_from
 
     def of(self, metric: str) -> MetricProgress:
         return self.metrics.get(metric, MetricProgress())
@@ -168,6 +175,7 @@ class Progress:
         return replace(
             self,
             stage_from=at,
+            counted_from=None,
             watching=self.watching or raised,
             baked=timedelta(0),
             baked_until=at,
@@ -198,7 +206,7 @@ class Progress:
             return self
         if before.looked_until is not None and look.window.start < before.looked_until:
             return self
-        if self.stage_from is not None and look.window.start < self.stage_from:
+        if self.looks_from is not None and look.window.start < self.looks_from:
             return self
         after = self._judged(plan, look, _with_arms(before.arms, look)) if self.watching else self
         guards = [(row, clause) for row, clause in plan.guards() if clause.metric == look.metric]
@@ -215,6 +223,30 @@ class Progress:
             return self
         step = min(now - self.baked_until, UNGUARDED_STEP_MAX)
         return replace(self, baked=self.baked + step if counting else self.baked, baked_until=now)
+
+    def is_ahead_of(self, now: datetime) -> bool:
+        """Whether something of it is of a time that is still to come."""
+        times = (self.looks_from, self.baked_until, *(metric.looked_until for metric in self.metrics.values()))
+        return any(time is not None and time > now for time in times)
+
+    def rewound(self, now: datetime) -> Progress:
+        """After the clock was put back, or was found to have been fast: what lies ahead is looked at when it comes.
+
+        A window that had data was counted, and is not looked at again; those after it were empty.
+        """
+        metrics = {
+            name: replace(metric, looked_until=metric.data_until)
+            if metric.looked_until is not None and metric.looked_until > now
+            else metric
+            for name, metric in self.metrics.items()
+        }
+        is_early = self.looks_from is not None and self.looks_from > now
+        return replace(
+            self,
+            metrics=metrics,
+            counted_from=now if is_early else self.counted_from,
+            baked_until=min(self.baked_until, now) if self.baked_until is not None else None,
+        )
 
     def is_breached(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:
         """Whether the clause is conclusively past its limit."""
@@ -299,7 +331,7 @@ class Progress:
         newest_closed = now - metric.delay - 2 * metric.interval
         looked_until = self.of(metric.name).looked_until
         start = max(oldest, looked_until) if looked_until else newest_closed
-        return next_window(metric, max(start, self.stage_from) if self.stage_from else start)
+        return next_window(metric, max(start, self.looks_from) if self.looks_from else start)
 
     def due_at(self, metric: Metric, now: datetime) -> datetime:
         return known_at(metric, self.due_window(metric, now))
@@ -345,6 +377,7 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         return {
             "stageFrom": self.stage_from.isoformat() if self.stage_from else None,
+            "countedFrom": self.counted_from.isoformat() if self.counted_from else None,
             "watching": self.watching,
             "bakedSeconds": self.baked.total_seconds(),
             "bakedUntil": self.baked_until.isoformat() if self.baked_until else None,
@@ -360,6 +393,7 @@ class Progress:
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
         return cls(
             stage_from=_time(data["stageFrom"]),
+            counted_from=_time(data.get("countedFrom")),
             watching=data["watching"],
             baked=timedelta(seconds=data["bakedSeconds"]),
             baked_until=_time(data["bakedUntil"]),

@@ -62,7 +62,8 @@ def recalled(
     for name in missing if source is not None else ():
         known = recalls.get(name)
         retry = RETRY_WHERE_NEEDED if wanted[name] else RETRY
-        if known is None or (known.task.done() and now - known.asked_at >= retry):
+        # Also when the clock was put back since.
+        if known is None or (known.task.done() and not timedelta(0) <= now - known.asked_at < retry):
             assert source is not None  # noqa: S101 - looked at just above; the type checker cannot see it
             task = _asked(source, plan.metrics[name], progress, needed=wanted[name])
             task.add_done_callback(lambda _: wake())
