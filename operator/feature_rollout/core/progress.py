@@ -67,7 +67,7 @@ class MetricProgress:
     data_until: datetime | None = None
     sample: tuple[float, float] = (0.0, 0.0)
 
-    def observed(self, look: Look, *, healthy: bool, keep_value: bool) -> MetricProgress:
+    def observed(self, look: Look, *, healthy: bool, keep_value: bool, of_stage: bool) -> MetricProgress:
         spans = self.healthy
         if healthy:
             joins = bool(spans) and spans[-1].end == look.window.start
@@ -78,8 +78,8 @@ class MetricProgress:
         return MetricProgress(
             looked_until=look.window.end,
             latest=look,
-            events=self.events + (look.events or 0.0) if measured else self.events,
-            units=self.units + (look.units or 0.0) if measured else self.units,
+            events=self.events + (look.events or 0.0) if measured and of_stage else self.events,
+            units=self.units + (look.units or 0.0) if measured and of_stage else self.units,
             values=values,
             healthy=spans[-SPANS_MAX:],
             failures=self.failures + 1 if look.error is not None else 0,
@@ -87,7 +87,7 @@ class MetricProgress:
             key=self.key,
             arms=_with_arms(self.arms, look),
             data_until=look.window.end if measured else self.data_until,
-            sample=_with_units(self.sample, look),
+            sample=_with_units(self.sample, look) if of_stage else self.sample,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +131,8 @@ class Progress:
 
     `stage_from` is when the present stage was entered: a look belongs to it when its
     window starts then or later. `baked_until` is up to where `baked` was accounted.
-    `counted_from` is where its looks start when the clock that gave `stage_from` was found to have been fast.
+    `judged_from` is where guards look from when `stage_from` lies ahead, by a clock that was fast or was put back;
+    bake and gates count from `stage_from` on all the same.
     `watching` is true from the first raise on: before it there is nothing to blame.
     `reference_until` is the end of the past that the attempt is compared with, and None
     where it is not asked for; `references` is what was found, by metric.
@@ -147,12 +148,12 @@ class Progress:
     reference_until: datetime | None = None
     references: Mapping[str, Reference] = field(default_factory=dict)
     lifted_at: datetime | None = None
-    counted_from: datetime | None = None
+    judged_from: datetime | None = None
 
     @property
     def looks_from(self) -> datetime | None:
-        """A look counts for the present stage when its window starts then or later."""
-        return self.counted_from or self.stage_from
+        """The present stage is looked at in windows that start then or later."""
+        return self.judged_from or self.stage_from
 
     def of(self, metric: str) -> MetricProgress:
         return self.metrics.get(metric, MetricProgress())
@@ -175,7 +176,7 @@ class Progress:
         return replace(
             self,
             stage_from=at,
-            counted_from=None,
+            judged_from=None,
             watching=self.watching or raised,
             baked=timedelta(0),
             baked_until=at,
@@ -212,9 +213,11 @@ class Progress:
         guards = [(row, clause) for row, clause in plan.guards() if clause.metric == look.metric]
         seen = look.is_measured or (look.error is None and on_no_traffic is OnNoTraffic.COUNT)
         held = any(after.holds(plan, row, clause, look.window.end) for row, clause in guards)
-        healthy = bool(guards) and counting and seen and not held and self.stage_from is not None
+        of_stage = self.stage_from is None or look.window.start >= self.stage_from
+        healthy = bool(guards) and counting and seen and not held and self.stage_from is not None and of_stage
         before = replace(before, key=plan.metrics[look.metric].key)
-        measured = before.observed(look, healthy=healthy, keep_value=look.metric in plan.gated_metrics)
+        keep_value = of_stage and look.metric in plan.gated_metrics
+        measured = before.observed(look, healthy=healthy, keep_value=keep_value, of_stage=of_stage)
         return _with_bake(replace(after, metrics={**after.metrics, look.metric: measured}), plan)
 
     def elapsed(self, plan: Plan, now: datetime, *, counting: bool) -> Progress:
@@ -244,7 +247,7 @@ class Progress:
         return replace(
             self,
             metrics=metrics,
-            counted_from=now if is_early else self.counted_from,
+            judged_from=now if is_early else self.judged_from,
             baked_until=min(self.baked_until, now) if self.baked_until is not None else None,
         )
 
@@ -377,7 +380,7 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         return {
             "stageFrom": self.stage_from.isoformat() if self.stage_from else None,
-            "countedFrom": self.counted_from.isoformat() if self.counted_from else None,
+            "judgedFrom": self.judged_from.isoformat() if self.judged_from else None,
             "watching": self.watching,
             "bakedSeconds": self.baked.total_seconds(),
             "bakedUntil": self.baked_until.isoformat() if self.baked_until else None,
@@ -393,7 +396,7 @@ class Progress:
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
         return cls(
             stage_from=_time(data["stageFrom"]),
-            counted_from=_time(data.get("countedFrom")),
+            judged_from=_time(data.get("judgedFrom")),
             watching=data["watching"],
             baked=timedelta(seconds=data["bakedSeconds"]),
             baked_until=_time(data["bakedUntil"]),
