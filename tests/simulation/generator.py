@@ -69,6 +69,7 @@ class Script:
     watched: bool = True
     has_past: bool = False
     prompt: bool = True
+    harmed_at_the_end: bool = False
     deleted_at_the_end: bool = False
 
 
@@ -104,10 +105,16 @@ def draw(seed: int) -> Script:
         _planned(random, active_s),
         active_s,
         watched=random.random() < 0.6,
-        has_past=random.random() < 0.4,
+        # Without a past a relative clause would keep it from ever beginning.
+        has_past=random.random() < 0.4 or any(_is_of_the_past(plan) for plan in plans.values() if plan),
         prompt=random.random() < 0.8,
+        harmed_at_the_end=random.random() < 0.4,
         deleted_at_the_end=random.random() < 0.3,
     )
+
+
+def _is_of_the_past(plan: Plan) -> bool:
+    return any(clause.baseline is BaselineType.BEFORE_ROLLOUT for row in plan.rows for clause in row.clauses)
 
 
 def _checks(plan: Plan) -> tuple[Check, ...]:

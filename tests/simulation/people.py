@@ -25,6 +25,7 @@ class Helper:
         self._rollout = rollout
         self._turn = 0
         self.retries = 0
+        self._put_back = 0
 
     def help(self, *, thorough: bool) -> None:
         world, rollout = self._world, self._rollout
@@ -71,18 +72,32 @@ class Helper:
             self._act("Confirm", check=check, planHash=status.get("planHash"))
         elif reason == "AdoptionRequired":
             self._act("Adopt")
+        elif thorough and any(
+            "begin another attempt" in words for words in status.get("next", {}).get("waitingFor", ())
+        ):
+            self._act("RollBack", reason="its past is missing")
         elif phase == "Paused":
             self._resume(reason, thorough=thorough)
         elif phase == "Held" and reason in ("HoldAction", "EvidenceAgainst") and thorough and not self._is_harmed():
             self._act("Resume")
-        elif reason == "PlanChanged" and thorough:
-            spec = spec_of(self._world, self._rollout)
-            numbers = ("1", "2", "4")
-            self._world.cluster.apply(self._rollout, spec | {"plan": f"{self._rollout}-{numbers[self._turn % 3]}"})
+        elif "put it back, or delete" in str(status.get("next")) and thorough:
+            self._put_plan_back()
+        elif phase == "Gating" and thorough:
+            self._act("Promote")
         elif phase == "RolledBack" and not self._is_harmed() and (thorough or self._world.random.random() < 0.3):
             self.retries += 1
             self._act("Retry")
         self._turn += 1
+
+    def _put_plan_back(self) -> None:
+        """One version after the other; when stages were entered by several of them, it is deleted."""
+        world, rollout = self._world, self._rollout
+        numbers = ("1", "2", "4")
+        self._put_back += 1
+        if self._put_back > len(numbers):
+            world.cluster.delete(rollout)
+            return
+        world.cluster.apply(rollout, spec_of(world, rollout) | {"plan": f"{rollout}-{numbers[self._put_back - 1]}"})
 
     def _resume(self, reason: str, *, thorough: bool) -> None:
         if reason == "ManualChange" and (thorough or self._world.random.random() < 0.5):

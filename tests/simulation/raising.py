@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import Metric, OnNoTraffic, Plan, Stage
 from feature_rollout.core.state import Ledger
+from simulation import liveness
 from simulation.database import Transaction
 from simulation.memory import Past
 from simulation.order import plain
@@ -35,7 +36,11 @@ def check(witness: Witness, change: Transaction, key: str, plan: Plan, past: Pas
     yield from _approved(witness, change, new, stage, plan)
     if old.stage >= 0 and old.people.promoted is None:
         yield from _baked(witness, name, plan, old, past)
-        yield from _gated(witness, name, plan, old)
+        waited_s = witness.time_s() - past.entered_s if past.entered_s is not None else 0.0
+        late = liveness.too_late(witness.world, plan, old.stage, waited_s)
+        if late is not None:
+            yield "L8", late
+        yield from _gated(witness, name, plan, old, past)
     yield from _seen(witness, change, name, plan)
 
 
@@ -80,7 +85,10 @@ def _approved(witness: Witness, change: Transaction, new: Ledger, stage: Stage, 
     applied = [
         (witness.actions[uid], recorded)
         for uid, (key, recorded) in change.before.actions.items()
-        if key == new.key and str(recorded.answer.outcome) == "Applied" and uid in witness.actions
+        if key == new.key
+        and str(recorded.answer.outcome) == "Applied"
+        and uid in witness.actions
+        and witness.applied.get(uid) == (new.uid, new.attempt)
     ]
     by = {
         action["spec"].get("requestedBy")
@@ -120,7 +128,7 @@ def _in_stage(witness: Witness, rollout: str, metric: str, since: datetime) -> l
 
 
 def _baked(witness: Witness, name: str, plan: Plan, old: Ledger, past: Past) -> Wrong:
-    stage, since = plan.stages[old.stage], old.entered_at
+    stage, since = plan.stages[old.stage], _since(witness, old, past)
     guarded = sorted({clause.metric for _, clause in plan.guards()})
     if since is None or past.entered_s is None or not stage.bake:
         return
@@ -144,8 +152,15 @@ def _common(spans: Sequence[set[Window]]) -> set[Window]:
     return set.intersection(*spans) if spans else set()
 
 
-def _gated(witness: Witness, name: str, plan: Plan, old: Ledger) -> Wrong:
-    stage, since = plan.stages[old.stage], old.entered_at
+def _since(witness: Witness, old: Ledger, past: Past) -> datetime | None:
+    """When the stage began: by the clock of who began it, or by the true time where that was fast."""
+    if old.entered_at is None or past.entered_s is None:
+        return old.entered_at
+    return min(old.entered_at, witness.world.at(past.entered_s))
+
+
+def _gated(witness: Witness, name: str, plan: Plan, old: Ledger, past: Past) -> Wrong:
+    stage, since = plan.stages[old.stage], _since(witness, old, past)
     for gate in stage.gates if since is not None else ():
         assert since is not None
         looks = [look for look in _in_stage(witness, name, gate.metric, since) if _sound(look)]

@@ -9,6 +9,7 @@ from feature_rollout.core.plan import Action, ActionType, Plan, Target
 from simulation.database import Owner, Transaction
 from simulation.memory import Past
 from simulation.order import DISABLED, Row, in_stage, meet, plain, target, within
+from simulation.traffic import Kind
 
 if TYPE_CHECKING:
     from simulation.witness import Witness
@@ -31,13 +32,25 @@ def check(witness: Witness, change: Transaction, key: str, past: Past) -> Wrong:
         was, is_ = plain(entry.before), plain(entry.after)
         if not wanted:
             continue
-        if witness.has_pending(change.who):
-            # A revert that was begun before is made whole with it, and may go further.
+        if witness.has_pending(change.who) or "to" in entry.why.evidence:
+            # A revert that was begun before is made whole with it, an order goes with a breach: it may go further.
             if not any(within(is_, meet(was, to)) for to in wanted):
                 yield "S19", f"{change.what} left {entry.flag} at {is_}, its target is {wanted}"
         elif all(is_ != meet(was, to) for to in wanted):
             yield "S19", f"{change.what} took {entry.flag} from {was} to {is_}, its target is {wanted}"
     yield from _complete(witness, change, key, past)
+    yield from _wolf(witness, change, key)
+
+
+def _wolf(witness: Witness, change: Transaction, key: str) -> Wrong:
+    """Healthy traffic, nonsense and silence are no breach."""
+    evidence = witness.evidence(change, key)
+    if evidence is None or "metric" not in evidence or evidence.get("value") == "not measured":
+        return
+    metric = evidence["metric"]
+    spells = witness.world.traffic[key.rpartition("/")[2]].spells
+    if not any(spell.kind is Kind.HARM and spell.metric in (None, metric) for spell in spells):
+        yield "S9", f"{change.what} for a breach of {metric}, which was never harmed"
 
 
 def _complete(witness: Witness, change: Transaction, key: str, past: Past) -> Wrong:

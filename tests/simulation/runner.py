@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from simulation import loop
+from simulation import liveness, loop
 from simulation.faults import strike
 from simulation.generator import MAIN, Planned, Script, draw
 from simulation.people import LOOK_S, Helper
@@ -20,8 +20,8 @@ from simulation.trace import Trace
 from simulation.world import World
 
 SETTLING_S = 1500.0
-# What ends is over this much later.
-STEP_S = 10.0
+# After a clock was an hour fast, or with a calendar that opens now and then.
+SETTLING_S_MAX = 5000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,28 @@ async def _play(script: Script) -> World:
             world.waiting.setdefault(planned.phase, []).append(planned)
     await _until(world, script.active_s, helpers, thorough=False)
     world.heal()
-    await _until(world, SETTLING_S, helpers, thorough=True)
+    if script.harmed_at_the_end:
+        await liveness.wait(world, liveness.SLACK_S)
+        await liveness.harm(world, MAIN)
+    settling_s = SETTLING_S_MAX if world.witness.skewed or _has_calendar(script) else SETTLING_S
+    await _until(world, settling_s, helpers, thorough=True)
+    await _end(world)
     return world
+
+
+def _has_calendar(script: Script) -> bool:
+    return any(plan is not None and plan.calendar is not None for plan in script.plans.values())
+
+
+async def _end(world: World) -> None:
+    if not world.is_settled(MAIN) and world.witness.violation is None:
+        told = world.rollout(MAIN) or {"status": {}}
+        waiting = told["status"].get("next")
+        world.witness.report("rest", f"{MAIN} is {world.phase(MAIN)}, and all faults are long over: {waiting}")
+    await liveness.quiet(world, MAIN)
+    if world.script.deleted_at_the_end:
+        for name in world.script.specs:
+            await liveness.deletion(world, name)
 
 
 async def _until(world: World, seconds: float, helpers: dict[str, Helper], *, thorough: bool) -> None:

@@ -64,6 +64,11 @@ class Traffic:
     levels: Mapping[str, Level]
     spells: list[Spell] = field(default_factory=list)
 
+    @property
+    def levels_control(self) -> bool:
+        """Whether there is a control arm, which may say that harm is not the rollout's doing."""
+        return any(level.control for level in self.levels.values())
+
     def spell(self, metric: str, window: Window) -> Spell | None:
         """The newest one that covers the window."""
         return next((spell for spell in reversed(self.spells) if spell.covers(metric, window)), None)

@@ -65,6 +65,13 @@ class Witness:
         self._pending: set[str] = set()
         self.deletion_seen: set[tuple[str, str]] = set()
         self.actions: dict[str, Object] = {}
+        # What liveness is measured by.
+        self.lowered: Counter[str] = Counter()
+        self.opened: set[str] = set()
+        self.writes = 0
+        self.deaths = 0
+        # Under which uid, and in which attempt, an action was applied.
+        self.applied: dict[str, tuple[str, int]] = {}
         self._generations: dict[str, int] = {}
         self._plans = {plan.plan_hash: plan for plan in world.plans.values() if plan is not None}
 
@@ -112,15 +119,31 @@ class Witness:
             self.world.note(change.who, change.what)
         for invariant, text in transactions.check(self, change) if by_operator else transactions.by_others(change):
             self.report(invariant, text)
+        if by_operator:
+            self._count(change)
         for flag, (was, is_) in change.changed.items():
             self.world.note("row", f"{flag}: {was} -> {is_}")
             if not by_operator:
                 self.edited_s[flag] = self.time_s()
 
+    def _count(self, change: Transaction) -> None:
+        if change.what not in ("checkpoint", "observe") or change.audited:
+            self.writes += 1
+        for key, row in change.after.ledgers.items():
+            if change.before.ledgers.get(key) is row:
+                continue
+            if change.what.startswith("lower "):
+                self.lowered[key] += 1
+            if change.what.startswith("open "):
+                self.opened.add(row.ledger.uid)
+            for uid in change.after.actions.keys() - change.before.actions.keys():
+                self.applied[uid] = row.ledger.uid, row.ledger.attempt
+
     def stored(self, plural: str, event: str, obj: Object) -> None:
         """An object as the API server has it now."""
         if plural != ROLLOUTS or event == "DELETED":
             return
+        self.writes += 1
         status, uid = obj["status"], obj["metadata"]["uid"]
         seen = status.get("observedGeneration", -1)
         if status and status.get("planHash") != "v1:forged":
@@ -145,6 +168,7 @@ class Witness:
 
     def died(self, replica: Replica) -> None:
         self._pending.discard(replica.name)
+        self.deaths += 1
 
     def looked(self, replica: Replica, rollout: str, look: Look) -> None:
         self.looks[rollout].setdefault(look.metric, []).append(look)

@@ -13,11 +13,11 @@ from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.plan import Metric, Plan
 from feature_rollout.kube.resources import ROLLOUTS
 from simulation.cluster import NAMESPACE, Cluster, Object
-from simulation.database import Database
+from simulation.database import Database, Owner
 from simulation.faults import strike
 from simulation.replica import Replica
 from simulation.trace import Trace
-from simulation.traffic import Kind, Traffic
+from simulation.traffic import Traffic
 from simulation.witness import Witness
 from support.fakes import T0
 
@@ -72,7 +72,10 @@ class World:
 
     def now(self) -> datetime:
         """The true time, which is the servers' too."""
-        return T0 + timedelta(seconds=self.loop.time())
+        return self.at(self.loop.time())
+
+    def at(self, time_s: float) -> datetime:
+        return T0 + timedelta(seconds=time_s)
 
     def key(self, name: str) -> str:
         return f"cluster/{NAMESPACE}/{name}"
@@ -124,18 +127,21 @@ class World:
             replica.kill("as it is one too many")
         for replica in self.alive:
             replica.skew = timedelta(0)
+        if any(fault == "status forged" for fault, _ in self.witness.pairs):
+            # A process tells what is new to it; only the next one sees what somebody else has written there.
+            for replica in self.alive:
+                replica.kill("to look at every status again")
         if not self.alive:
             self.start()
         for name in self.checks:
             self.checks[name] = "passes"
         for traffic in self.traffic.values():
-            traffic.spells[:] = [
-                replace(spell, end=min(spell.end, self.now())) if spell.kind is not Kind.HARM else spell
-                for spell in traffic.spells
-            ]
+            traffic.spells[:] = [replace(spell, end=min(spell.end, self.now())) for spell in traffic.spells]
 
     def is_settled(self, name: str) -> bool:
-        return self.phase(name) in ("Completed", "Gone")
+        """Whether nothing more will come of it: it is done, or its flags are another's."""
+        owners = (self.database.tables.ownership.get(flag, Owner()).key for flag in self.script.flags[name])
+        return self.phase(name) in ("Completed", "Gone") or any(owner not in (None, self.key(name)) for owner in owners)
 
     def _enter_phase(self) -> None:
         """Let in what has waited for the phase that the main rollout is in now."""
