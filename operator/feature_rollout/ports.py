@@ -91,12 +91,14 @@ class Recorded:
 class Snapshot:
     """A ledger row and the flag rows, read together. A flag without a row is missing from `rows`.
 
-    `actions` are the requests that were asked for and have their final answer already.
+    `actions` are the requests that were asked for and have their final answer already,
+    `progress` the last checkpoint, if it was asked for: the attempt that it belongs to, and what was stored.
     """
 
     ledger: Ledger
     rows: Mapping[str, Exposure]
     actions: Mapping[str, Recorded] = field(default_factory=dict)
+    progress: tuple[int, Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +243,13 @@ class FlagStore(Protocol):
         flag, and then nothing is written.
         """
 
-    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
-        """The ledger row, the flag rows, and which of the requests of these UIDs are answered, in one transaction."""
+    async def read(
+        self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
+    ) -> Snapshot:
+        """The ledger row, the flag rows, and which of the requests of these UIDs are answered, in one transaction.
 
-    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
-        """The last checkpoint: the attempt that it belongs to, and what was stored."""
+        With `progress` also the last checkpoint.
+        """
 
     async def commit(self, change: Commit) -> Ledger:
         """Write flags, ledger, audit and answers together. Raises Fenced or Drifted; then nothing is written.

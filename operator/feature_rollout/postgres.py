@@ -28,6 +28,7 @@ from feature_rollout.ports import Problem
 
 T = TypeVar("T")
 Connection: TypeAlias = libpq.Connection
+Cursor: TypeAlias = psycopg.AsyncCursor[tuple[Any, ...]]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Reasons of Problems that come from the connection or from a statement's SQLSTATE.

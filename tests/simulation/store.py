@@ -98,13 +98,10 @@ class MemoryFlagStore:
     async def open(self, claim: Claim) -> Ledger:
         return await self.wire.write(f"open {claim.uid}", lambda: self._open(claim))
 
-    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
-        return await self.wire.read("read", lambda: self._read(key, flags, requests))
-
-    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
-        stored = await self.wire.read("progress", lambda: self.database.tables.evidence.get(key))
-        # As text and back, as it is stored.
-        return (stored.attempt, json.loads(json.dumps(stored.state, allow_nan=False))) if stored else None
+    async def read(
+        self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
+    ) -> Snapshot:
+        return await self.wire.read("read", lambda: self._read(key, flags, requests, progress=progress))
 
     async def commit(self, change: Commit) -> Ledger:
         what = "raise" if change.after or change.why.verb == "Advance" else "answer" if change.answered else "ledger"
@@ -197,13 +194,16 @@ class MemoryFlagStore:
         is_adopted = is_needed and claim.adopt is not None and self._record(claim.key, (claim.adopt,))
         return claims._continued(found, claim, latch, is_adopted=is_adopted)
 
-    def _read(self, key: str, flags: Sequence[str], requests: Sequence[str]) -> Snapshot:
+    def _read(self, key: str, flags: Sequence[str], requests: Sequence[str], *, progress: bool) -> Snapshot:
         tables = self.database.tables
         if key not in tables.ledgers:
             raise Problem(claims.LEDGER_MISSING, "the rollout has no ledger row; it is opened again", stalled=False)
         rows = {flag: tables.flags[flag] for flag in flags if flag in tables.flags}
         answers = {uid: tables.actions[uid][1] for uid in requests if uid in tables.actions}
-        return Snapshot(tables.ledgers[key].ledger, rows, answers)
+        stored = tables.evidence.get(key) if progress else None
+        # As text and back, as it is stored.
+        checkpoint = (stored.attempt, json.loads(json.dumps(stored.state, allow_nan=False))) if stored else None
+        return Snapshot(tables.ledgers[key].ledger, rows, answers, checkpoint)
 
     def _commit(self, change: Commit) -> Ledger:
         tables, wanted = self.database.tables, change.ledger

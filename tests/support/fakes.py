@@ -206,19 +206,18 @@ class FakeStore:
         self.ledgers[claim.key] = replace(old, epoch=old.epoch + 1)
         return self.ledgers[claim.key]
 
-    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
+    async def read(
+        self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
+    ) -> Snapshot:
         self._called("read")
         if key not in self.ledgers:
             raise Problem("LedgerMissing", "no ledger row", stalled=False)
         if flags:
             self.before("read flags")
         rows = {flag: self.rows[flag] for flag in flags if flag in self.rows}
-        return Snapshot(self.ledgers[key], rows, {uid: self.actions[uid] for uid in requests if uid in self.actions})
-
-    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
-        self._called("progress")
-        stored = self.checkpoints.get(key)
-        return (stored[0], json.loads(stored[1])) if stored else None
+        answered = {uid: self.actions[uid] for uid in requests if uid in self.actions}
+        stored = self.checkpoints.get(key) if progress else None
+        return Snapshot(self.ledgers[key], rows, answered, (stored[0], json.loads(stored[1])) if stored else None)
 
     async def commit(self, change: Commit) -> Ledger:
         self._called("commit")

@@ -38,6 +38,7 @@ class _Flow:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
         self.is_new = True
+        self.client_has_spoken = False
 
     def end(self) -> None:
         self.client.close()
@@ -60,10 +61,13 @@ class Network:
     | partition | nothing comes through in either direction, on new connections neither; held until `heal` |
     | deaf | the server hears and nobody hears its answers, until `heal` |
     | latency | each packet is late |
+
+    `logins` counts connections, `round_trips` how often a client began to speak after its server.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
+        self.logins = self.round_trips = 0
         self.struck_at_s: float | None = None
         self.was_armed = False
         self._target = target
@@ -119,6 +123,7 @@ class Network:
         back, server = await asyncio.open_connection("127.0.0.1", self._target)
         flow = _Flow(client, server)
         self._flows.add(flow)
+        self.logins += 1
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._up(flow, reader))
@@ -130,6 +135,8 @@ class Network:
     async def _up(self, flow: _Flow, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                self.round_trips += not flow.client_has_spoken
+                flow.client_has_spoken = True
                 if self._hits(flow, data):
                     assert self._armed is not None
                     fault, self._armed = self._armed[1], None
@@ -148,6 +155,7 @@ class Network:
     async def _down(self, flow: _Flow, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                flow.client_has_spoken = False
                 await self._hold("partition", "deaf")
                 flow.client.write(data)
                 await flow.client.drain()

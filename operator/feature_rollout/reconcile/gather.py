@@ -75,7 +75,7 @@ class Gatherer:
         )
         if session.progress is None or session.attempt != ledger.attempt:
             session.earlier = session.progress
-            session.progress = await self._stored_progress(session, ledger, store)
+            session.progress = _stored_progress(session, snapshot)
         before, session.ledger, session.attempt = session.progress, ledger, ledger.attempt
         progress = self._observed(target, session, view)
         if not view.is_over:
@@ -125,11 +125,12 @@ class Gatherer:
         if target.store is None and trouble is None:
             trouble = Trouble(reasons.STORE_NOT_FOUND, "The FlagStore is not usable any more.")
         problem = await self._opened(target, session, plan, store) if leading else None
+        is_new = session.progress is None
+        uids = [request.uid for request in target.requests]
         try:
-            uids = [request.uid for request in target.requests]
-            snapshot = await store.read(target.key, _flags(plan, session.ledger), uids)
+            snapshot = await store.read(target.key, _flags(plan, session.ledger), uids, progress=is_new)
             if _flags(plan, session.ledger) != _flags(plan, snapshot.ledger):
-                snapshot = await store.read(target.key, _flags(plan, snapshot.ledger), uids)
+                snapshot = await store.read(target.key, _flags(plan, snapshot.ledger), uids, progress=is_new)
         except Problem as unread:
             problem = problem or unread
             # Without a ledger row there is nothing to guard, and why it could not be opened is what people must know.
@@ -137,7 +138,7 @@ class Gatherer:
             passing = not problem.stalled and unread.reason != reasons.LOCK_TIMEOUT
             if passing or unread.reason == reasons.LEDGER_MISSING:
                 raise problem from None
-            snapshot = await store.read(target.key, [], [request.uid for request in target.requests])
+            snapshot = await store.read(target.key, [], uids, progress=is_new)
         if session.unled:
             if snapshot.ledger.uid != target.uid:
                 raise Problem(reasons.PENDING, "The ledger row is an earlier object's.", stalled=False)
@@ -171,20 +172,6 @@ class Gatherer:
         except Problem as problem:
             return problem
         session.claim, session.store = claim, store
-        return None
-
-    async def _stored_progress(self, session: Session, ledger: Ledger, store: FlagStore) -> Progress | None:
-        stored = await store.progress(ledger.key)
-        if stored is None:
-            return None
-        try:
-            progress = Progress.from_json(stored[1])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            log.exception("stored progress cannot be read; measuring starts again", extra={"rollout": ledger.key})
-            return None
-        if stored[0] == ledger.attempt:
-            return progress
-        session.earlier = session.earlier or progress
         return None
 
     def _observed(self, target: Target, session: Session, view: View) -> Progress:
@@ -226,6 +213,22 @@ class Gatherer:
             task = asyncio.create_task(_looked(source, metric.name, window))
             task.add_done_callback(lambda _: self._wake(metadata["namespace"], metadata["name"]))
             session.looking[metric.name] = Looking(task, plan.plan_hash)
+
+
+def _stored_progress(session: Session, snapshot: Snapshot) -> Progress | None:
+    """What the last process has stored of this attempt; what it has of an earlier one is kept for comparison."""
+    stored, ledger = snapshot.progress, snapshot.ledger
+    if stored is None:
+        return None
+    try:
+        progress = Progress.from_json(stored[1])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        log.exception("stored progress cannot be read; measuring starts again", extra={"rollout": ledger.key})
+        return None
+    if stored[0] == ledger.attempt:
+        return progress
+    session.earlier = session.earlier or progress
+    return None
 
 
 def _unanswered(target: Target, recorded: Mapping[str, Recorded]) -> tuple[Request, ...]:

@@ -88,15 +88,14 @@ async def _standing(others: Others, name: str, clock: Clock) -> Standing:
 async def _read(other: Other, standing: Standing) -> Standing:
     try:
         flags = (await other.store.read(other.key, [])).ledger.written
-        snapshot = await other.store.read(other.key, list(dict.fromkeys([*other.plan.flags, *flags])))
+        snapshot = await other.store.read(other.key, list(dict.fromkeys([*other.plan.flags, *flags])), progress=True)
     except Problem as problem:
         if problem.reason == reasons.LEDGER_MISSING:
             return replace(standing, unknown="it has not begun")
         raise
-    ledger = snapshot.ledger
+    ledger, stored = snapshot.ledger, snapshot.progress
     if ledger.uid != other.uid:
         return replace(standing, unknown="it has not begun")
-    stored = await other.store.progress(other.key)
     progress = Progress.from_json(stored[1]) if stored is not None and stored[0] == ledger.attempt else Progress()
     view = View(
         plan=other.plan,

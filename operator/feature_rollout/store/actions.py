@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from feature_rollout.core.people import Answer, Answered, Outcome
 from feature_rollout.ports import Recorded
-from feature_rollout.postgres import Connection
+from feature_rollout.postgres import Connection, Cursor
 from feature_rollout.store.values import text
 
 
@@ -17,7 +17,7 @@ async def record(connection: Connection, key: str, answered: Sequence[Answered])
         cursor = await connection.execute(
             "INSERT INTO feature_rollout.action "
             "(uid, ledger_key, type, requested_by, why, outcome, reason, message, at) "
-            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (uid) DO NOTHING",
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (uid) DO NOTHING RETURNING uid",
             (
                 request.uid,
                 key,
@@ -30,19 +30,24 @@ async def record(connection: Connection, key: str, answered: Sequence[Answered])
                 one.at,
             ),
         )
-        if cursor.rowcount != 1:
+        if await cursor.fetchone() is None:
             return False
     return True
 
 
-async def read(connection: Connection, uids: Sequence[str]) -> Mapping[str, Recorded]:
-    """The final answers to those of these requests that have one."""
+async def select(connection: Connection, uids: Sequence[str]) -> Cursor | None:
+    """The final answers to those of these requests that have one; for `selected`."""
     if not uids:
-        return {}
-    cursor = await connection.execute(
+        return None
+    return await connection.execute(
         "SELECT uid, outcome, reason, message, at FROM feature_rollout.action WHERE uid = ANY(%s::text[])",
         (list(uids),),
     )
+
+
+async def selected(cursor: Cursor | None) -> Mapping[str, Recorded]:
+    if cursor is None:
+        return {}
     return {
         uid: Recorded(Answer(Outcome(outcome), reason, message), at)
         for uid, outcome, reason, message, at in await cursor.fetchall()

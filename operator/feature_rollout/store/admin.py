@@ -123,7 +123,7 @@ class Bookkeeping:
 
 
 async def _release(connection: Connection, key: str, why: Why, *, force: bool) -> list[str] | None:
-    found = await ledger.lock(connection, key)
+    found = await ledger.found(await ledger.lock(connection, key))
     if found is None:
         raise Problem(LEDGER_MISSING, f"there is no key {key}: `featurerollout store list` shows all")
     if not (found.closed or found.silent or force):

@@ -51,31 +51,30 @@ async def record(
     """One row a changed flag; `kind` is by default the direction in which the operator changed it."""
     if not changes:
         return
-    await connection.cursor().executemany(
+    await connection.execute(
         "INSERT INTO feature_rollout.audit (operation_id, ledger_key, table_schema, table_name, flag, before, after, "
         "kind, actor, epoch, uid, generation, stage, reason, message, evidence) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            (
-                operation,
-                ledger.key,
-                table.schema,
-                table.table,
-                change.flag,
-                jsonb(change.before.to_json()),
-                jsonb(change.after.to_json()),
-                kind or ("Raise" if raises(change.before, change.after) else "Lower"),
-                text(why.actor),
-                ledger.epoch,
-                ledger.uid,
-                why.generation,
-                text(why.stage),
-                why.reason,
-                text(why.message),
-                jsonb(why.evidence),
-            )
-            for change in changes
-        ],
+        "SELECT %s, %s, %s, %s, c.flag, c.before, c.after, c.kind, %s, %s, %s, %s, %s, %s, %s, %s "
+        "FROM unnest(%s::text[], %s::jsonb[], %s::jsonb[], %s::text[]) WITH ORDINALITY "
+        "AS c (flag, before, after, kind, position) ORDER BY position",
+        (
+            operation,
+            ledger.key,
+            table.schema,
+            table.table,
+            text(why.actor),
+            ledger.epoch,
+            ledger.uid,
+            why.generation,
+            text(why.stage),
+            why.reason,
+            text(why.message),
+            jsonb(why.evidence),
+            [change.flag for change in changes],
+            [jsonb(change.before.to_json()) for change in changes],
+            [jsonb(change.after.to_json()) for change in changes],
+            [kind or ("Raise" if raises(change.before, change.after) else "Lower") for change in changes],
+        ),
     )
 
 

@@ -19,11 +19,12 @@ RELEASED: Final = "Released"
 
 async def open_ledger(connection: Connection, table: TableMapping, claim: Claim) -> Ledger:
     """Make or take over the row of a claim, own its flags, and take the next epoch; raises Problem."""
-    created = await ledger.insert(connection, claim)
-    found = await ledger.lock(connection, claim.key)
+    inserted, locked = await ledger.insert(connection, claim), await ledger.lock(connection, claim.key)
+    owned = await ownership.lock(connection, table, claim.flags)
+    created, found = await inserted.fetchone() is not None, await ledger.found(locked)
     if found is None:
         raise Problem(LEDGER_MISSING, "the ledger row was removed while it was opened", stalled=False)
-    claimed = await ownership.claim(connection, table, claim.key, claim.flags, claim.spec_hash)
+    claimed = await ownership.claimable(owned, claim.key, claim.spec_hash)
     is_adopted = not created and await _is_adopted(connection, found, claim)
     begun = found.ledger if created else _continued(found, claim, claimed.latch, is_adopted=is_adopted)
     if created or begun.uid != found.ledger.uid:
@@ -32,10 +33,9 @@ async def open_ledger(connection: Connection, table: TableMapping, claim: Claim)
         begun = replace(begun, latch=claimed.latch)
     # Above what every flag remembers: the epochs of committed raises never go down, for any flag.
     opened = replace(begun, epoch=max(found.ledger.epoch, claimed.epoch) + 1)
-    await ledger.store(connection, opened)
-    await ledger.reopen(connection, claim)
+    await ledger.reopen(connection, opened, claim)
     await ledger.keep_plan(connection, claim)
-    await ownership.set_epoch(connection, claim.key, opened.epoch)
+    await ownership.claim(connection, table, claim.flags, opened)
     return opened
 
 

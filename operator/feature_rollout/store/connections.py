@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Final, Literal, TypeVar
 
 import psycopg
@@ -20,6 +21,7 @@ from feature_rollout.postgres import (
     READ_ONLY,
     STORE_UNREACHABLE,
     Connection,
+    Cursor,
     Server,
     Subject,
     bounded,
@@ -45,8 +47,16 @@ _BEGIN: Final = sql.SQL(
 )
 
 
+@cache
+def _begin(mode: Mode, lock_timeout_ms: int) -> bytes:
+    return _BEGIN.format(mode=sql.SQL(mode), lock_timeout_ms=sql.Literal(lock_timeout_ms)).as_bytes()
+
+
 class Connections:
-    """At most `limit` connections at a time, of which `keep` stay open when they are idle."""
+    """At most `limit` connections at a time, of which `keep` stay open when nobody waits for one.
+
+    To log in costs more than most transactions do, on both sides.
+    """
 
     def __init__(self, server: Server, subject: Subject, *, limit: int, keep: int) -> None:
         self._server = server
@@ -54,6 +64,8 @@ class Connections:
         self._slots = asyncio.Semaphore(limit)
         self._keep = keep
         self._idle: list[Connection] = []
+        # How many wait for a slot.
+        self._waiting = 0
         self._closed = False
 
     async def warm(self) -> None:
@@ -71,16 +83,21 @@ class Connections:
     ) -> T:
         """Run `work` in a transaction of its own and commit it; raises Problem, or what `work` raises.
 
+        Statements are pipelined: one that is executed is sent, and waited for only when the
+        answer of it, or of a later one, is fetched. So a failed statement may raise at a later one.
         `crash` names the failpoints before and after the COMMIT. When the answer to the
         COMMIT is lost, the Problem is Unconfirmed.
         """
-        begin = _BEGIN.format(mode=sql.SQL(mode), lock_timeout_ms=sql.Literal(lock_timeout_ms))
+        begin = _begin(mode, lock_timeout_ms)
         try:
+            self._waiting += 1
             async with asyncio.timeout(_SLOT_TIMEOUT_S):
                 await self._slots.acquire()
         except TimeoutError:
             message = f"all connections of the operator to this store were busy for {_SLOT_TIMEOUT_S:g} s"
             raise Problem(STORE_BUSY, message, stalled=False) from None
+        finally:
+            self._waiting -= 1
         try:
             connection = await self._begun(begin)
             try:
@@ -90,7 +107,7 @@ class Connections:
         finally:
             self._slots.release()
 
-    async def _begun(self, begin: sql.Composed) -> Connection:
+    async def _begun(self, begin: bytes) -> Connection:
         """A connection with a transaction open: an idle one that still works, or a new one."""
         while self._idle:
             connection = self._idle.pop()
@@ -136,7 +153,7 @@ class Connections:
 
     async def _put_back(self, connection: Connection) -> None:
         clean = not connection.closed and connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        if clean and not self._closed and len(self._idle) < self._keep:
+        if clean and not self._closed and len(self._idle) < max(self._keep, self._waiting):
             self._idle.append(connection)
         else:
             await dispose(connection)
@@ -161,19 +178,41 @@ class _Commit:
         self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: failpoints.Places | None
     ) -> T:
         try:
-            result = await work(connection)
+            result, committed = await self._pipelined(connection, work, crash)
         except BaseException:
             # The first error is the one to tell of, also when the connection is gone by now.
             with contextlib.suppress(psycopg.Error):
                 await connection.execute("ROLLBACK")
             raise
-        if crash:
-            failpoints.hit(crash[0])
-        self.sent = True
-        cursor = await connection.execute("COMMIT")
-        if cursor.statusmessage != "COMMIT":
+        if committed.statusmessage != "COMMIT":
             # The server answers ROLLBACK to the COMMIT of a transaction that has failed.
             raise Problem("StoreError", "the database rolled the transaction back instead of committing it")
         if crash:
             failpoints.hit(crash[1])
         return result
+
+    async def _pipelined(
+        self, connection: Connection, work: Callable[[Connection], Awaitable[T]], crash: failpoints.Places | None
+    ) -> tuple[T, Cursor]:
+        """The work's result, and the cursor of the COMMIT. After a statement that failed the server skips the rest.
+
+        So the COMMIT may go out before the statements ahead of it are answered: it is not carried out unless all were.
+        """
+        ended: tuple[T, Cursor] | BaseException | None = None
+        try:
+            async with connection.pipeline():
+                # Kept from the pipeline's end, which would log the server's words of a second error.
+                try:
+                    result = await work(connection)
+                    if crash:
+                        failpoints.hit(crash[0])
+                    self.sent = True
+                    ended = result, await connection.execute("COMMIT")
+                except BaseException as error:  # noqa: BLE001 - raised below
+                    ended = error
+        except psycopg.Error as error:
+            ended = ended if isinstance(ended, BaseException) else error
+        if isinstance(ended, tuple):
+            return ended
+        assert ended is not None  # noqa: S101 - for the type checker: the block was left by an error, or it has ended
+        raise ended

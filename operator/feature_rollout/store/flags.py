@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg import sql
 
 from feature_rollout.core.exposure import FULL, NONE, Exposure, format_percentage
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose
+from feature_rollout.postgres import Connection, Cursor, Server, bounded, classify, connect, dispose
 from feature_rollout.store.config import TableMapping
 
 FLAG_MISSING: Final = "FlagMissing"
@@ -24,6 +25,8 @@ PERCENTAGE_NOT_WHOLE: Final = "PercentageNotWhole"
 # A group that nobody is in: stands for groups that cannot be read, when exposure is lowered.
 _NOBODY: Final = ""
 _READ_TIMEOUT_S: Final = 10.0
+# For so many tables, and combinations of their columns, a statement is kept as it was composed.
+_TABLES_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +75,38 @@ def _decimal(text: str) -> Decimal | None:
     return value if value.is_finite() else None
 
 
+async def select(
+    connection: Connection, table: TableMapping, flags: Iterable[str], *, lock: bool, key: str | None = None
+) -> Cursor:
+    """The rows of these flags in the order of their names, locked for the transaction or not; for `rows`.
+
+    With a ledger key those are left out that another rollout owns.
+    """
+    values = {"flags": sorted(flags), "key": key, "schema": table.schema, "table": table.table}
+    return await connection.execute(_select(table, lock=lock, own=key is not None), values)
+
+
+async def rows(cursor: Cursor) -> list[Row]:
+    return [Row(*row) for row in await cursor.fetchall()]
+
+
 async def fetch(connection: Connection, table: TableMapping, flags: Iterable[str], *, lock: bool) -> list[Row]:
     """The rows of these flags in the order of their names, locked for the transaction or not."""
+    return await rows(await select(connection, table, flags, lock=lock))
+
+
+@lru_cache(_TABLES_MAX)
+def _select(table: TableMapping, *, lock: bool, own: bool) -> bytes:
+    not_foreign = sql.SQL(
+        "AND NOT EXISTS (SELECT FROM feature_rollout.ownership o WHERE o.table_schema = %(schema)s "
+        "AND o.table_name = %(table)s AND o.flag = f.{name}::text AND o.owner <> %(key)s)"
+    ).format(name=sql.Identifier(table.name))
     query = sql.SQL(
-        "SELECT {name}::text, {enabled}, {percentage}::text, {groups}::text[] FROM {table} "
-        'WHERE {name} = ANY(%s::text[]) ORDER BY {name}::text COLLATE "C" {lock}'
-    ).format(**_identifiers(table), lock=sql.SQL("FOR UPDATE" if lock else ""))
-    cursor = await connection.execute(query, (sorted(flags),))
-    return [Row(*row) for row in await cursor.fetchall()]
+        "SELECT f.{name}::text, f.{enabled}, f.{percentage}::text, f.{groups}::text[] FROM {table} f "
+        'WHERE f.{name} = ANY(%(flags)s::text[]) {not_foreign} ORDER BY f.{name}::text COLLATE "C" {lock}'
+    )
+    only = {"not_foreign": not_foreign if own else sql.SQL(""), "lock": sql.SQL("FOR UPDATE OF f" if lock else "")}
+    return query.format(**_identifiers(table), **only).as_bytes()
 
 
 async def read_as(server: Server, table: TableMapping, names: Iterable[str]) -> list[Row]:
@@ -111,14 +138,16 @@ def exposures(rows: Iterable[Row], table: TableMapping) -> dict[str, Exposure]:
     return found
 
 
-async def write(connection: Connection, table: TableMapping, flag: str, columns: Mapping[str, object]) -> list[Row]:
-    """One UPDATE of these columns of the flag's rows; returns the rows as triggers and types left them."""
+async def write(connection: Connection, table: TableMapping, flag: str, columns: Mapping[str, object]) -> Cursor:
+    """One UPDATE of these columns of the flag's rows; `rows` has them as triggers and types left them."""
+    return await connection.execute(_write(table, tuple(columns)), (*columns.values(), flag))
+
+
+@lru_cache(_TABLES_MAX)
+def _write(table: TableMapping, columns: tuple[str, ...]) -> bytes:
     values = {column: sql.SQL("%s::text[]" if column == table.groups else "%s") for column in columns}
-    query = update(table, sql.SQL("%s::text"), values) + sql.SQL(
-        " RETURNING {name}::text, {enabled}, {percentage}::text, {groups}::text[]"
-    ).format(**_identifiers(table))
-    cursor = await connection.execute(query, (*columns.values(), flag))
-    return [Row(*row) for row in await cursor.fetchall()]
+    returning = sql.SQL(" RETURNING {name}::text, {enabled}, {percentage}::text, {groups}::text[]")
+    return (update(table, sql.SQL("%s::text"), values) + returning.format(**_identifiers(table))).as_bytes()
 
 
 def update(table: TableMapping, flag: sql.Composable, values: Mapping[str, sql.Composable]) -> sql.Composed:

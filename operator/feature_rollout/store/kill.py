@@ -201,7 +201,8 @@ class KillSwitch:
             if audited:
                 # The trigger then leaves the audit to us; without it the trigger's record is better than none.
                 await drift.sign(connection, operation)
-            found = await lowering.lower_flags(connection, self._config, change)
+            rows = await lowering.lock_flags(connection, self._config, change)
+            found = await lowering.lower_flags(connection, self._config, change, rows)
             for flag, done in found.items():
                 if done.after.enabled:
                     raise Problem(flags.FLAG_WRITE_ALTERED, f"flag {flag}: a trigger enables it again")

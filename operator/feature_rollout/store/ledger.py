@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.people import People
 from feature_rollout.core.plan import Severity
 from feature_rollout.core.state import Latch, Ledger
-from feature_rollout.ports import Checkpoint, Claim, Commit
-from feature_rollout.postgres import Connection
+from feature_rollout.ports import Checkpoint, Claim
+from feature_rollout.postgres import Connection, Cursor
 from feature_rollout.store.values import jsonb
 
 # A rollout whose writer gave no sign of life for so long may be adopted by a recreated object.
@@ -34,74 +34,94 @@ _COLUMNS: Final = sql.SQL(
     "key, uid, epoch, sequence, spec_hash, plan_hash, attempt, stage, entered_at, baked_s, "
     "executed, baseline, written, latch, acted, completed_at, people"
 )
-
-
-async def read(connection: Connection, key: str) -> Ledger | None:
-    cursor = await connection.execute(
-        sql.SQL("SELECT {} FROM feature_rollout.ledger WHERE key = %s").format(_COLUMNS), (key,)
-    )
-    row = await cursor.fetchone()
-    return None if row is None else _ledger(row)
-
-
-async def insert(connection: Connection, claim: Claim) -> bool:
-    """Make the row of a claim, with epoch 0, unless there is one with its key; whether it was made."""
-    cursor = await connection.execute(
-        "INSERT INTO feature_rollout.ledger (key, uid, epoch, sequence, spec_hash, plan_hash, on_delete) "
-        "VALUES (%s, %s, 0, 0, %s, %s, %s) ON CONFLICT (key) DO NOTHING",
-        (claim.key, claim.uid, claim.spec_hash, claim.plan_hash, str(claim.on_delete)),
-    )
-    return cursor.rowcount == 1
-
-
-async def lock(connection: Connection, key: str) -> Found | None:
-    """The row, locked for the transaction."""
-    query = sql.SQL(
-        "SELECT {}, closed_at IS NOT NULL, updated_at < clock_timestamp() - make_interval(secs => %s) "
-        "FROM feature_rollout.ledger WHERE key = %s FOR UPDATE"
-    ).format(_COLUMNS)
-    cursor = await connection.execute(query, (SILENT_AFTER_S, key))
-    row = await cursor.fetchone()
-    return None if row is None else Found(_ledger(row[:-2]), row[-2], row[-1])
-
-
-async def store(connection: Connection, ledger: Ledger) -> None:
-    """Write everything of a row that this transaction holds locked."""
-    await connection.execute(
-        sql.SQL(
-            "UPDATE feature_rollout.ledger SET uid = %(uid)s, epoch = %(epoch)s, sequence = %(sequence)s, {} "
-            "WHERE key = %(key)s"
-        ).format(_PROGRESS),
-        _values(ledger),
-    )
-
-
-async def reopen(connection: Connection, claim: Claim) -> None:
-    await connection.execute(
-        "UPDATE feature_rollout.ledger SET on_delete = %s, closed_at = NULL, "
-        "opened_at = CASE WHEN closed_at IS NULL THEN opened_at ELSE clock_timestamp() END WHERE key = %s",
-        (str(claim.on_delete), claim.key),
-    )
-
-
 _PROGRESS: Final = sql.SQL(
     "spec_hash = %(spec_hash)s, plan_hash = %(plan_hash)s, attempt = %(attempt)s, stage = %(stage)s, "
     "entered_at = %(entered_at)s, baked_s = %(baked_s)s, executed = %(executed)s, baseline = %(baseline)s, "
     "written = %(written)s, latch = %(latch)s, acted = %(acted)s, completed_at = %(completed_at)s, "
     "people = %(people)s, updated_at = clock_timestamp()"
 )
-
-
-async def advance(connection: Connection, change: Commit) -> Ledger | None:
-    """Write the row under the fence and take the next sequence; None when the fence does not hold."""
-    cursor = await connection.execute(
-        sql.SQL(
-            "UPDATE feature_rollout.ledger SET sequence = sequence + 1, {} "
-            "WHERE key = %(key)s AND epoch = %(epoch)s AND sequence = %(sequence)s AND closed_at IS NULL"
-        ).format(_PROGRESS),
-        _values(change.ledger),
+_SELECT: Final = sql.SQL("SELECT {} FROM feature_rollout.ledger WHERE key = %s").format(_COLUMNS).as_bytes()
+_LOCK: Final = (
+    sql.SQL(
+        "SELECT {}, closed_at IS NOT NULL, updated_at < clock_timestamp() - make_interval(secs => %s) "
+        "FROM feature_rollout.ledger WHERE key = %s FOR UPDATE"
     )
-    return replace(change.ledger, sequence=change.ledger.sequence + 1) if cursor.rowcount == 1 else None
+    .format(_COLUMNS)
+    .as_bytes()
+)
+_STORE: Final = (
+    sql.SQL(
+        "UPDATE feature_rollout.ledger SET uid = %(uid)s, epoch = %(epoch)s, sequence = %(sequence)s, {} "
+        "WHERE key = %(key)s"
+    )
+    .format(_PROGRESS)
+    .as_bytes()
+)
+_REOPEN: Final = (
+    sql.SQL(
+        "UPDATE feature_rollout.ledger SET uid = %(uid)s, epoch = %(epoch)s, sequence = %(sequence)s, {}, "
+        "on_delete = %(on_delete)s, closed_at = NULL, "
+        "opened_at = CASE WHEN closed_at IS NULL THEN opened_at ELSE clock_timestamp() END WHERE key = %(key)s"
+    )
+    .format(_PROGRESS)
+    .as_bytes()
+)
+_ADVANCE: Final = (
+    sql.SQL(
+        "UPDATE feature_rollout.ledger SET sequence = sequence + 1, {} WHERE key = %(key)s AND epoch = %(epoch)s "
+        "AND sequence = %(sequence)s AND closed_at IS NULL RETURNING sequence"
+    )
+    .format(_PROGRESS)
+    .as_bytes()
+)
+
+
+async def select(connection: Connection, key: str) -> Cursor:
+    """The row; for `selected`."""
+    return await connection.execute(_SELECT, (key,))
+
+
+async def selected(cursor: Cursor) -> Ledger | None:
+    row = await cursor.fetchone()
+    return None if row is None else _ledger(row)
+
+
+async def read(connection: Connection, key: str) -> Ledger | None:
+    return await selected(await select(connection, key))
+
+
+async def insert(connection: Connection, claim: Claim) -> Cursor:
+    """Make the row of a claim, with epoch 0, unless there is one with its key; one row when it was made."""
+    return await connection.execute(
+        "INSERT INTO feature_rollout.ledger (key, uid, epoch, sequence, spec_hash, plan_hash, on_delete) "
+        "VALUES (%s, %s, 0, 0, %s, %s, %s) ON CONFLICT (key) DO NOTHING RETURNING key",
+        (claim.key, claim.uid, claim.spec_hash, claim.plan_hash, str(claim.on_delete)),
+    )
+
+
+async def lock(connection: Connection, key: str) -> Cursor:
+    """The row, locked for the transaction; for `found`."""
+    return await connection.execute(_LOCK, (SILENT_AFTER_S, key))
+
+
+async def found(cursor: Cursor) -> Found | None:
+    row = await cursor.fetchone()
+    return None if row is None else Found(_ledger(row[:-2]), row[-2], row[-1])
+
+
+async def store(connection: Connection, ledger: Ledger) -> None:
+    """Write everything of a row that this transaction holds locked."""
+    await connection.execute(_STORE, _values(ledger))
+
+
+async def reopen(connection: Connection, ledger: Ledger, claim: Claim) -> None:
+    """Write everything of a row that this transaction holds locked, and that it is open for this claim."""
+    await connection.execute(_REOPEN, {**_values(ledger), "on_delete": str(claim.on_delete)})
+
+
+async def advance(connection: Connection, ledger: Ledger) -> Cursor:
+    """Write the row under the fence and take the next sequence; no row when the fence does not hold."""
+    return await connection.execute(_ADVANCE, _values(ledger))
 
 
 async def close(connection: Connection, key: str) -> None:
@@ -135,10 +155,9 @@ async def last_plan(connection: Connection, key: str, uid: str) -> Mapping[str, 
     return None if row is None else row[0]
 
 
-async def evidence(connection: Connection, key: str) -> tuple[int, Mapping[str, Any]] | None:
-    cursor = await connection.execute("SELECT attempt, state FROM feature_rollout.evidence WHERE key = %s", (key,))
-    row = await cursor.fetchone()
-    return None if row is None else (row[0], row[1])
+async def evidence(connection: Connection, key: str) -> Cursor:
+    """The last checkpoint: the attempt that it belongs to, and what was stored."""
+    return await connection.execute("SELECT attempt, state FROM feature_rollout.evidence WHERE key = %s", (key,))
 
 
 async def drop_evidence(connection: Connection, key: str) -> None:

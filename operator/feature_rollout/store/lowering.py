@@ -16,7 +16,7 @@ from feature_rollout.core import steps
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Lowering, Problem, Why
-from feature_rollout.postgres import Connection
+from feature_rollout.postgres import Connection, Cursor
 from feature_rollout.store import actions, audit, drift, flags, inspection, ledger, outbox, ownership
 from feature_rollout.store.config import StoreConfig
 
@@ -50,22 +50,37 @@ def _rounded(exposure: Exposure, scale: int | None) -> Exposure:
     return replace(exposure, percentage=flags.rounded_down(exposure.percentage, scale))
 
 
-async def lower_flags(connection: Connection, config: StoreConfig, change: Lowering) -> dict[str, audit.Change]:
-    """Lower the flags' rows; returns each flag that has a row, changed or not."""
-    table, targets = config.table, change.targets
-    if not targets:
-        return {}
+async def lock_flags(
+    connection: Connection, config: StoreConfig, change: Lowering, key: str | None = None
+) -> Cursor | None:
+    """Lock the flags' rows, for `lower_flags`; with a ledger key but those that another rollout owns by now.
+
+    They were given up and taken: they are not for this one to lower.
+    """
+    if not change.targets:
+        return None
     await drift.sign(connection, audit.unnumbered_operation_id(change.key))
+    return await flags.select(connection, config.table, change.targets, lock=True, key=key)
+
+
+async def lower_flags(
+    connection: Connection, config: StoreConfig, change: Lowering, locked: Cursor | None
+) -> dict[str, audit.Change]:
+    """Lower the locked rows; returns each flag that has a row, changed or not."""
+    if locked is None:
+        return {}
+    targets = change.targets
     found: dict[str, list[flags.Row]] = {}
-    for row in await flags.fetch(connection, table, targets, lock=True):
+    for row in await flags.rows(locked):
         found.setdefault(row.name, []).append(row)
     # Whether a fraction fits is asked of the catalogue only when there is one.
     fraction = any(target.percentage % 1 for target in targets.values())
-    scale = (await inspection.shape(connection, table, "")).percentage_scale if fraction else None
-    return {
-        flag: await _lower_rows(connection, config, rows, (targets[flag], scale), exact=change.exact)
+    scale = (await inspection.shape(connection, config.table, "")).percentage_scale if fraction else None
+    writing = [
+        await _lower_rows(connection, config, rows, (targets[flag], scale), exact=change.exact)
         for flag, rows in found.items()
-    }
+    ]
+    return {rows[0].name: await _written(rows, left) for rows, left in zip(found.values(), writing, strict=True)}
 
 
 async def _lower_rows(
@@ -75,8 +90,8 @@ async def _lower_rows(
     to: tuple[Exposure, int | None],
     *,
     exact: bool,
-) -> audit.Change:
-    """Lower all rows of one flag, of which there should be one, with one UPDATE."""
+) -> Cursor | None:
+    """Lower all rows of one flag, of which there should be one, with one UPDATE; None where there is nothing to do."""
     target, scale = to
     before = [row.widest() for row in rows]
     exact = exact and all(target.is_within(row) for row in before)
@@ -86,12 +101,17 @@ async def _lower_rows(
     columns: dict[str, object] = {}
     for row in before:
         columns |= flags.changed_columns(config.table, row, after)
-    if not columns:
-        return audit.Change(rows[0].name, before[0], before[0])
-    left = await flags.write(connection, config.table, rows[0].name, columns)
+    return await flags.write(connection, config.table, rows[0].name, columns) if columns else None
+
+
+async def _written(rows: Sequence[flags.Row], written: Cursor | None) -> audit.Change:
+    name, before = rows[0].name, rows[0].widest()
+    if written is None:
+        return audit.Change(name, before, before)
+    left = await flags.rows(written)
     if len(left) != len(rows):
-        raise Problem(flags.FLAG_WRITE_ALTERED, f"flag {rows[0].name}: a trigger or policy dropped the update")
-    return audit.Change(rows[0].name, before[0], left[0].widest())
+        raise Problem(flags.FLAG_WRITE_ALTERED, f"flag {name}: a trigger or policy dropped the update")
+    return audit.Change(name, before, left[0].widest())
 
 
 def changed(changes: Iterable[audit.Change]) -> tuple[audit.Change, ...]:
@@ -122,12 +142,6 @@ def unknown(key: str) -> Ledger:
     return Ledger(key=key, uid="", epoch=0, sequence=0, spec_hash="", plan_hash="")
 
 
-async def _of_own_flags(connection: Connection, config: StoreConfig, change: Lowering) -> Lowering:
-    """The change without the flags that another rollout owns by now: they are not for this one to lower."""
-    foreign = await ownership.foreign(connection, config.table, change.key, change.targets)
-    return replace(change, targets={flag: to for flag, to in change.targets.items() if flag not in foreign})
-
-
 async def _pay(connection: Connection, config: StoreConfig, now: Ledger, owed: Sequence[Owed]) -> None:
     """Write what is owed, but what an earlier COMMIT without an answer has written already."""
     paid = await audit.recorded(connection, [debt.operation for debt in owed])
@@ -147,12 +161,13 @@ async def lower_all(connection: Connection, config: StoreConfig, change: Lowerin
 
     A request that was answered before is not carried out again: since then a new attempt may have begun.
     """
-    locked = await ledger.lock(connection, change.key)
+    ledger_row = await ledger.lock(connection, change.key)
+    rows = await lock_flags(connection, config, change, change.key)
+    locked = await ledger.found(ledger_row)
     if locked and not await actions.record(connection, change.key, change.answered):
         return locked.ledger
-    change = await _of_own_flags(connection, config, change)
     now = locked.ledger if locked else unknown(change.key)
-    found = await lower_flags(connection, config, change)
+    found = await lower_flags(connection, config, change, rows)
     await _pay(connection, config, now, owed)
     await _account_for(connection, config, now, found)
     after = next_ledger(now, change, found) if locked else now
@@ -181,9 +196,9 @@ async def _account_for(
 
 async def lower_without_ledger(connection: Connection, config: StoreConfig, change: Lowering, extent: Extent) -> Owed:
     """Lower these flags without touching the ledger row; returns the audit that `extent` leaves out."""
-    if extent is Extent.NO_LEDGER or await ownership.is_readable(connection):
-        change = await _of_own_flags(connection, config, change)
-    done = changed((await lower_flags(connection, config, change)).values())
+    is_readable = extent is Extent.NO_LEDGER or await ownership.is_readable(connection)
+    rows = await lock_flags(connection, config, change, change.key if is_readable else None)
+    done = changed((await lower_flags(connection, config, change, rows)).values())
     operation = audit.unnumbered_operation_id(change.key)
     if extent is Extent.NO_LEDGER:
         now = await ledger.read(connection, change.key) or unknown(change.key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from feature_rollout.core.state import Latch
+from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection
+from feature_rollout.postgres import Connection, Cursor
 from feature_rollout.store.config import TableMapping
 from feature_rollout.store.values import jsonb, text
 
@@ -24,8 +24,8 @@ class Claimed:
     latch: Latch | None
 
 
-async def claim(connection: Connection, table: TableMapping, key: str, flags: Iterable[str], spec_hash: str) -> Claimed:
-    """Lock the flags' ownership rows and make them this rollout's; raises Problem(Conflict).
+async def lock(connection: Connection, table: TableMapping, flags: Iterable[str]) -> Cursor:
+    """Lock the flags' ownership rows; for `claimable`.
 
     Rows are made and locked in the order of their names: two claims wait for each other,
     and never in a circle.
@@ -37,31 +37,39 @@ async def claim(connection: Connection, table: TableMapping, key: str, flags: It
         "ON CONFLICT DO NOTHING",
         (table.schema, table.table, names),
     )
-    cursor = await connection.execute(
+    return await connection.execute(
         "SELECT flag, owner, epoch, latch, latched_spec_hash FROM feature_rollout.ownership "
         "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) "
         'ORDER BY flag COLLATE "C" FOR UPDATE',
         (table.schema, table.table, names),
     )
-    rows = await cursor.fetchall()
+
+
+async def claimable(locked: Cursor, key: str, spec_hash: str) -> Claimed:
+    """What the locked rows remember; raises Problem(Conflict) when another rollout owns one."""
+    rows = await locked.fetchall()
     taken = [(flag, owner) for flag, owner, *_ in rows if owner not in (None, key)]
     if taken:
         named = ", ".join(f"{flag} by {owner}" for flag, owner in taken)
         raise Problem(CONFLICT, f"owned by another rollout: {named}")
     latches = [Latch.from_json(latch) for *_, latch, latched in rows if latch and latched == spec_hash]
-    await connection.execute(
-        "UPDATE feature_rollout.ownership SET owner = %s, updated_at = clock_timestamp() "
-        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[])",
-        (key, table.schema, table.table, names),
-    )
     epoch = max((row[2] for row in rows), default=0)
     return Claimed(epoch, max(latches, key=lambda latch: latch.gravity, default=None))
 
 
-async def set_epoch(connection: Connection, key: str, epoch: int) -> None:
-    """Remember the epoch with every flag of a rollout: later owners start above it."""
+async def claim(connection: Connection, table: TableMapping, flags: Iterable[str], opened: Ledger) -> None:
+    """Make the flags this rollout's, and remember its epoch with all that it owns: later owners start above it."""
     await connection.execute(
-        "UPDATE feature_rollout.ownership SET epoch = greatest(epoch, %s) WHERE owner = %s", (epoch, key)
+        "UPDATE feature_rollout.ownership SET owner = %(key)s, epoch = greatest(epoch, %(epoch)s), "
+        "updated_at = clock_timestamp() WHERE owner = %(key)s "
+        "OR (table_schema = %(schema)s AND table_name = %(table)s AND flag = ANY(%(flags)s::text[]))",
+        {
+            "key": opened.key,
+            "epoch": opened.epoch,
+            "schema": table.schema,
+            "table": table.table,
+            "flags": sorted(set(flags)),
+        },
     )
 
 
@@ -75,17 +83,30 @@ async def set_latch(connection: Connection, key: str, latch: Latch | None) -> No
     )
 
 
-async def check(connection: Connection, table: TableMapping, key: str, flags: Iterable[str]) -> None:
-    """Raises Problem(Conflict) unless the rollout owns each of these flags."""
-    names = set(flags)
-    cursor = await connection.execute(
-        "SELECT flag FROM feature_rollout.ownership "
-        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) AND owner = %s",
-        (table.schema, table.table, sorted(names), key),
+async def of(connection: Connection, table: TableMapping, key: str, flags: Iterable[str]) -> Cursor:
+    """Those of these flags that the rollout owns, and who keeps them off; for `check`."""
+    return await connection.execute(
+        "SELECT flag, CASE WHEN NOT killed ? 'lifted' THEN killed ->> 'by' END FROM feature_rollout.ownership "
+        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) AND owner = %s ORDER BY flag",
+        (table.schema, table.table, sorted(flags), key),
     )
-    foreign = names - {row[0] for row in await cursor.fetchall()}
+
+
+async def check(owned: Cursor, changed: Collection[str], enabled: Collection[str]) -> None:
+    """Raises Problem(Conflict) unless the rollout owns each of the changed flags.
+
+    Problem(FlagKilled) when one of the enabled ones, which are off, is to stay so.
+    """
+    rows = await owned.fetchall()
+    foreign = set(changed) - {flag for flag, _ in rows}
     if foreign:
         raise Problem(CONFLICT, f"not owned by this rollout: {', '.join(sorted(foreign))}")
+    killed = [f"{flag} by {actor}" for flag, actor in rows if actor is not None and flag in enabled]
+    if killed:
+        message = (
+            f"switched off with `featurerollout kill`: {', '.join(killed)}; `featurerollout kill --lift` ends that"
+        )
+        raise Problem(FLAG_KILLED, message)
 
 
 async def hold(connection: Connection, table: TableMapping, flags: Iterable[str], *, actor: str, reason: str) -> None:
@@ -112,31 +133,6 @@ async def lift(
         (text(actor), text(reason), table.schema, table.table, sorted(flags)),
     )
     return sorted(row[0] for row in await cursor.fetchall())
-
-
-async def check_killed(connection: Connection, table: TableMapping, flags: Iterable[str]) -> None:
-    """Raises Problem(FlagKilled) when one of these flags, which are off, is to stay so."""
-    cursor = await connection.execute(
-        "SELECT flag, killed ->> 'by' FROM feature_rollout.ownership WHERE table_schema = %s AND table_name = %s "
-        "AND flag = ANY(%s::text[]) AND killed IS NOT NULL AND NOT killed ? 'lifted' ORDER BY flag",
-        (table.schema, table.table, sorted(flags)),
-    )
-    killed = [f"{flag} by {actor}" for flag, actor in await cursor.fetchall()]
-    if killed:
-        message = (
-            f"switched off with `featurerollout kill`: {', '.join(killed)}; `featurerollout kill --lift` ends that"
-        )
-        raise Problem(FLAG_KILLED, message)
-
-
-async def foreign(connection: Connection, table: TableMapping, key: str, flags: Iterable[str]) -> set[str]:
-    """Those of these flags that belong to another rollout now: they were given up, and somebody has taken them."""
-    cursor = await connection.execute(
-        "SELECT flag FROM feature_rollout.ownership "
-        "WHERE table_schema = %s AND table_name = %s AND flag = ANY(%s::text[]) AND owner <> %s",
-        (table.schema, table.table, sorted(flags), key),
-    )
-    return {row[0] for row in await cursor.fetchall()}
 
 
 async def is_readable(connection: Connection) -> bool:

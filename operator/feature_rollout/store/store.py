@@ -136,11 +136,12 @@ class PostgresFlagStore:
             lambda connection: claims.open_ledger(connection, self.config.table, claim), crash=failpoints.CLAIM
         )
 
-    async def read(self, key: str, flags: Sequence[str], requests: Sequence[str] = ()) -> Snapshot:
-        return await self._run(lambda connection: self._read(connection, key, flags, requests), read_only=True)
-
-    async def progress(self, key: str) -> tuple[int, Mapping[str, Any]] | None:
-        return await self._run(lambda connection: ledger.evidence(connection, key), read_only=True)
+    async def read(
+        self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
+    ) -> Snapshot:
+        return await self._run(
+            lambda connection: self._read(connection, key, flags, requests, progress=progress), read_only=True
+        )
 
     async def last_plan(self, key: str, uid: str) -> Mapping[str, Any] | None:
         """What the last good plan of this object was made of; None unless it holds the ledger row."""
@@ -258,13 +259,19 @@ class PostgresFlagStore:
     async def _inspect(self, connection: Connection) -> inspection.Shape:
         return await inspection.shape(connection, self.config.table, self._role)
 
-    async def _read(self, connection: Connection, key: str, names: Sequence[str], requests: Sequence[str]) -> Snapshot:
-        found = await ledger.read(connection, key)
+    async def _read(
+        self, connection: Connection, key: str, names: Sequence[str], requests: Sequence[str], *, progress: bool
+    ) -> Snapshot:
+        table = self.config.table
+        row, answers = await ledger.select(connection, key), await actions.select(connection, requests)
+        stored = await ledger.evidence(connection, key) if progress else None
+        listed = await flags.select(connection, table, names, lock=False) if names else None
+        found = await ledger.selected(row)
         if found is None:
             raise Problem(claims.LEDGER_MISSING, "the rollout has no ledger row; it is opened again", stalled=False)
-        table = self.config.table
-        rows = flags.exposures(await flags.fetch(connection, table, names, lock=False), table) if names else {}
-        return Snapshot(found, rows, await actions.read(connection, requests))
+        rows = flags.exposures(await flags.rows(listed), table) if listed is not None else {}
+        measured = None if stored is None else await stored.fetchone()
+        return Snapshot(found, rows, await actions.selected(answers), measured and (measured[0], measured[1]))
 
     async def _commit(self, connection: Connection, change: Commit) -> Ledger:
         if not change.before:
@@ -410,7 +417,7 @@ class PostgresFlagStore:
 
     async def _release(self, change: Lowering, uid: str) -> None:
         async def work(connection: Connection) -> None:
-            found = await ledger.lock(connection, change.key)
+            found = await ledger.found(await ledger.lock(connection, change.key))
             if found is None or found.closed or found.ledger.uid != uid:
                 return
             after = await lowering.lower_all(connection, self.config, change, self._owed.get(change.key, ()))
