@@ -305,7 +305,7 @@ class RolloutObjects(Protocol):
     """What the reconciler reads from and writes to the API server about one rollout."""
 
     async def fresh(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The object as the API server has it now, or None when it is gone."""
+        """The object as the API server has it, or None when it is gone; true at most two seconds ago."""
 
     async def add_finalizer(self, rollout: Mapping[str, Any]) -> None: ...
 

@@ -24,15 +24,21 @@ from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiUnavailable, Gone, PermissionDenied, Refused, Stale
 from feature_rollout.kube.events import EventRecorder
 from feature_rollout.kube.resources import ROLLOUTS
-from feature_rollout.kube.rollouts import FINALIZER, KubeRollouts
+from feature_rollout.kube.rollouts import FINALIZER, FRESH_S, KubeRollouts
 from feature_rollout.sandbox.cluster import Cluster
 
 STATUS = {"observedGeneration": 1, "phase": "Baking"}
 
 
 @pytest.fixture
-async def api(crds_installed: None, control_plane: Cluster) -> AsyncIterator[Api]:
-    async with Api(connection(control_plane)) as api:
+def calls() -> list[str]:
+    """The verbs of the calls that were made."""
+    return []
+
+
+@pytest.fixture
+async def api(crds_installed: None, control_plane: Cluster, calls: list[str]) -> AsyncIterator[Api]:
+    async with Api(connection(control_plane), on_request=lambda verb, _code: calls.append(verb)) as api:
         yield api
 
 
@@ -106,6 +112,32 @@ class TestFinalizer:
         none = await rollouts.fresh(namespace, "a")
         assert none is not None
         assert "finalizers" not in none["metadata"]
+
+    async def test_before_the_first_raise_the_answer_to_it_is_fresh_enough_and_counts_once(
+        self, rollouts: KubeRollouts, control_plane: Cluster, calls: list[str], namespace: str
+    ) -> None:
+        made = create(control_plane, namespace, "a")
+        await rollouts.add_finalizer(made)
+        patched = await rollouts.fresh(namespace, "a")
+        assert calls == ["PATCH"]
+        again = await rollouts.fresh(namespace, "a")
+        assert calls == ["PATCH", "GET"]
+        assert patched == again
+        assert patched is not None
+        await rollouts.remove_finalizer(patched)
+
+    async def test_an_answer_of_more_than_two_seconds_ago_is_not_fresh(
+        self, rollouts: KubeRollouts, control_plane: Cluster, calls: list[str], namespace: str
+    ) -> None:
+        made = create(control_plane, namespace, "a")
+        await rollouts.add_finalizer(made)
+        for place, (asked_s, answer) in rollouts._answers.items():
+            rollouts._answers[place] = asked_s - FRESH_S, answer
+        found = await rollouts.fresh(namespace, "a")
+        assert calls == ["PATCH", "GET"]
+        assert rollouts._answers == {}
+        assert found is not None
+        await rollouts.remove_finalizer(found)
 
     async def test_the_finalizers_of_others_stay(
         self, rollouts: KubeRollouts, control_plane: Cluster, api: Api, namespace: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ STATUS_BURST = 50
 # Somebody else wrote the object between our read and our patch; more often than this is not bad luck.
 FINALIZER_ATTEMPTS = 3
 # Before a raise the object is read afresh, and what was read counts for 2 s only.
-FRESH_TIMEOUT_S = 2.0
+FRESH_S = 2.0
 
 
 class KubeRollouts:
@@ -28,10 +29,16 @@ class KubeRollouts:
         self._api = api
         self._events = events
         self._bucket = bucket or TokenBucket(per_second=STATUS_WRITES_PER_S, burst=STATUS_BURST)
+        # What the API server has answered to new finalizers of the last moments, and when it was asked.
+        self._answers: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
 
     async def fresh(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The object as the API server has it now, or None when it is gone."""
-        return await self._api.get(ROLLOUTS, namespace, name, timeout_s=FRESH_TIMEOUT_S)
+        """The object as the API server has it, or None when it is gone: asked now, or told in the last two seconds."""
+        self._forget_old_answers()
+        answer = self._answers.pop((namespace, name), None)
+        if answer is not None:
+            return answer[1]
+        return await self._api.get(ROLLOUTS, namespace, name, timeout_s=FRESH_S)
 
     async def add_finalizer(self, rollout: Mapping[str, Any]) -> None:
         """Idempotent. Raises Gone when this UID is not there, Stale when it is being deleted or keeps changing."""
@@ -47,8 +54,12 @@ class KubeRollouts:
                 raise Stale(f"add a finalizer to {_name(rollout)}, which is being deleted")
             path, value = ("/metadata/finalizers/-", FINALIZER) if finalizers else ("/metadata/finalizers", [FINALIZER])
             failpoints.hit(failpoints.ADD_FINALIZER[0])
-            if await self._patched(current, {"op": "add", "path": path, "value": value}):
+            asked_s = asyncio.get_running_loop().time()
+            answer = await self._patched(current, {"op": "add", "path": path, "value": value})
+            if answer is not None:
                 failpoints.hit(failpoints.ADD_FINALIZER[1])
+                self._forget_old_answers()
+                self._answers[metadata["namespace"], metadata["name"]] = asked_s, answer
                 return
             current = await self._again(rollout)
         raise Stale(f"add the finalizer of {_name(rollout)}")
@@ -91,14 +102,18 @@ class KubeRollouts:
         metadata: Mapping[str, Any] = current["metadata"]
         return metadata
 
-    async def _patched(self, current: Mapping[str, Any] | None, op: Mapping[str, Any]) -> bool:
-        """Whether the patch went through; False when the object has changed since it was read."""
+    async def _patched(self, current: Mapping[str, Any] | None, op: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The object as it is after the patch; None when it has changed since it was read."""
         assert current is not None  # noqa: S101 - for the type checker: the callers have seen its metadata
         try:
-            await self._api.json_patch(ROLLOUTS, current, [op])
+            return await self._api.json_patch(ROLLOUTS, current, [op])
         except Stale:
-            return False
-        return True
+            return None
+
+    def _forget_old_answers(self) -> None:
+        oldest_s = asyncio.get_running_loop().time() - FRESH_S
+        for key in [key for key, (sent_s, _) in self._answers.items() if sent_s < oldest_s]:
+            del self._answers[key]
 
     async def _again(self, rollout: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return await self._api.get(ROLLOUTS, rollout["metadata"]["namespace"], rollout["metadata"]["name"])
