@@ -11,22 +11,25 @@ Prints one JSON object; progress goes to stderr. All of it is measured in this r
 | db_writes_per_healthy_look | transactions that wrote, by the server's count of transaction ids, likewise | per look |
 
 The deliveries are in the table before anything starts, for the minutes to come: nobody but the operator writes then.
+Beside them `floor` has what the first two cost without the operator (`floor.py`), and `load` how many programs wanted
+a CPU in the minute before the start and before the end: on a busy machine none of the figures says much.
 """
 
 import argparse
 import json
 import math
+import os
 import re
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
+from bench.floor import all_at_once, floor, lines
 from feature_rollout.demo import stage
 from feature_rollout.sandbox.controlplane import ControlPlane
 from feature_rollout.sandbox.postgres import PostgresServer
@@ -67,9 +70,12 @@ def world() -> Iterator[World]:
 
 
 def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress) -> dict[str, object]:
+    load = [os.getloadavg()[0]]
     flags = [f"bench_{number}" for number in range(rollouts)]
     for flag in flags:
-        bench.database.execute("INSERT INTO feature_flags (name) VALUES (%s)", flag)
+        bench.database.execute("INSERT INTO feature_flags (name) VALUES (%s), (%s)", flag, f"bare_{flag}")
+    progress.update("what it costs without the operator")
+    bare = floor(bench, rollout_of, [f"bare_{flag}" for flag in flags])
     deliveries(bench.database)
     bench.apply(manifests.store())
     with tempfile.TemporaryDirectory() as folder:
@@ -101,6 +107,8 @@ def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress
         "healthy_looks": healthy_looks,
         "api_writes_per_healthy_look": api,
         "db_writes_per_healthy_look": rows,
+        "floor": {figure: percentiles(took_ms) for figure, took_ms in bare.items()},
+        "load": [round(one, 1) for one in (*load, os.getloadavg()[0])],
     }
 
 
@@ -123,27 +131,27 @@ def harm(database: Database) -> None:
     database.execute("UPDATE notifications SET delivery_status = 'failed' WHERE created_at > clock_timestamp()")
 
 
+def rollout_of(flag: str) -> dict[str, Any]:
+    plan = [
+        {"name": "ten", "flags": [{"names": [flag], "percentage": 10}], "bake": "1h"},
+        {"name": "all", "flags": [{"names": [flag], "percentage": 100}], "bake": "1h"},
+    ]
+    metric = {**manifests.metric(), "interval": f"{INTERVAL.total_seconds():g}s"}
+    return manifests.rollout(flag.replace("_", "-"), stages=plan, metrics=[metric])
+
+
 def create_all(bench: World, flags: Sequence[str]) -> dict[str, float]:
     """Create a rollout for each flag, all at once; when the API server has answered each, in seconds."""
-    answered: dict[str, float] = {}
-    together = threading.Barrier(len(flags))
     path = bench.path("FeatureRollout")
+    with lines(bench.cluster, len(flags)) as opened:
 
-    def create(flag: str) -> None:
-        plan = [
-            {"name": "ten", "flags": [{"names": [flag], "percentage": 10}], "bake": "1h"},
-            {"name": "all", "flags": [{"names": [flag], "percentage": 100}], "bake": "1h"},
-        ]
-        metric = {**manifests.metric(), "interval": f"{INTERVAL.total_seconds():g}s"}
-        rollout = manifests.rollout(flag.replace("_", "-"), stages=plan, metrics=[metric])
-        together.wait()
-        status, answer = bench.cluster.request("POST", path, rollout)
-        answered[flag] = datetime.now(UTC).timestamp()
-        assert status == HTTPStatus.CREATED, answer
+        def create(number: int) -> float:
+            status, answer = opened[number].request("POST", path, rollout_of(flags[number]))
+            answered_s = datetime.now(UTC).timestamp()
+            assert status == HTTPStatus.CREATED, answer
+            return answered_s
 
-    with ThreadPoolExecutor(len(flags)) as threads:
-        list(threads.map(create, flags))
-    return answered
+        return dict(zip(flags, all_at_once(create, len(flags)), strict=True))
 
 
 def commits(database: Database, flags: Sequence[str], kind: str) -> dict[str, float]:

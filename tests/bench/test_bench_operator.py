@@ -11,8 +11,10 @@ def test_it_prints_one_object_of_what_it_measured(capsys: pytest.CaptureFixture[
     assert main(["--rollouts", "3", "--healthy-looks", "20"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["rollouts"] == 3
-    for name in ("apply_to_row_ms", "sample_to_revert_ms"):
-        assert 0 < figures[name]["p50"] <= figures[name]["p99"]
+    for found in (figures, figures["floor"]):
+        for name in ("apply_to_row_ms", "sample_to_revert_ms"):
+            assert 0 < found[name]["p50"] <= found[name]["p99"]
+    assert len(figures["load"]) == 2
     assert figures["rss_mb"]["idle"] > 0
     assert figures["api_writes_per_healthy_look"] == 0
     assert figures["db_writes_per_healthy_look"] > 0, "a checkpoint at least"
