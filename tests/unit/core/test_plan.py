@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from decimal import Decimal
 
@@ -141,8 +142,15 @@ def test_a_digest_is_of_the_meaning(value: object, same: object) -> None:
     assert digest(value) != digest([value, 1])
 
 
+def test_the_canonical_form_is_fixed_because_hashes_are_stored() -> None:
+    value = {"d": "ü", "c": (1, 2), "b": {"y", "x"}, "a": Decimal("10.0"), "e": Decimal("0.25")}
+    canonical = '{"a":"10","b":["x","y"],"c":[1,2],"d":"ü","e":"0.25"}'
+    assert digest(value) == "v1:" + hashlib.sha256(canonical.encode()).hexdigest()
+    assert digest(Decimal(10)) != digest(Decimal(50))
+
+
 def test_what_has_no_canonical_form_has_no_digest() -> None:
-    with pytest.raises(TypeError, match="has no canonical JSON form"):
+    with pytest.raises(TypeError, match=r"^object has no canonical JSON form$"):
         digest(object())
 
 
@@ -154,6 +162,7 @@ def test_what_has_no_canonical_form_has_no_digest() -> None:
         (timedelta(milliseconds=500), "0.5s"),
         (timedelta(hours=1, minutes=30), "1h30m"),
         (timedelta(days=21), "21d"),
+        (timedelta(days=1, hours=2, minutes=3, seconds=4.5), "1d2h3m4.5s"),
     ],
 )
 def test_durations_as_in_a_manifest(duration: timedelta, text: str) -> None:
