@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from feature_rollout.core.calendar import Calendar, DailyWindow, Freeze
+from feature_rollout.core.checks import Check
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.people import Request, RequestType, RollBackTo
@@ -391,3 +392,170 @@ def test_a_metric_that_nothing_judges_is_printed_without_limit() -> None:
     assert {(line["verdict"], line["limit"], line["severity"], line["log_e"]) for line in found} == {
         ("Pass", None, None, None)
     }
+
+
+# Lives as they are told.
+
+OTHERS = (Check("stages/all/ready", "The others are ready."), Check("stages/all/db"))
+CAREFUL = plan(
+    stage("ten", ("bell", 10), bake=minutes(2)),
+    stage("half", ("bell", 50), bake=minutes(2), approval=Approval()),
+    stage("all", ("bell", 100), bake=minutes(2), checks=OTHERS),
+    rows=[row(Severity.HIGH, above())],
+)
+WISHES = (
+    request(RequestType.APPROVE, T0 + minutes(3), 1, stage="half"),
+    request(RequestType.PAUSE, T0 + minutes(4), 2),
+    request(RequestType.RESUME, T0 + minutes(5), 3),
+    request(RequestType.RETRY, T0 + minutes(9), 4),
+    request(RequestType.APPROVE, T0 + minutes(12), 5, stage="half"),
+    request(RequestType.CONFIRM, T0 + seconds(912), 6, check="ready"),
+)
+APPROVAL = "Waits for 1 approval of stage half: featurerollout approve bell --stage half -n shop --reason ...."
+CONFIRMATION = (
+    "Stage all waits for its checks: stages/all/ready: The others are ready "
+    "(featurerollout confirm bell ready -n shop --reason ...)."
+)
+# Seconds, action, stage, severity, reason, message, and the flag's row: on or off, and its percentage.
+LIFE: list[tuple[int, str, str | None, str | None, str, str, bool, int]] = [
+    (0, "Wait", None, None, "AwaitingLook", "Waits for the first look at errors.", False, 0),
+    (30, "Advance", "ten", None, "StageEntered", "Stage ten (1 of 3) began: 1 flag written.", True, 10),
+    (30, "Wait", "ten", None, "Baking", "Stage ten bakes for 2m of healthy time.", True, 10),
+    (150, "AwaitApproval", "ten", None, "AwaitingApproval", APPROVAL, True, 10),
+    (180, "Advance", "half", None, "StageEntered", "Stage half (2 of 3) began: 1 flag written.", True, 50),
+    (180, "Wait", "half", None, "Baking", "Stage half bakes for 2m of healthy time.", True, 50),
+    (
+        240,
+        "Hold",
+        "half",
+        None,
+        "Paused",
+        "Paused by ann; it goes on with: featurerollout resume bell -n shop --reason ....",
+        True,
+        50,
+    ),
+    (300, "Wait", "half", None, "Baking", "Stage half bakes for 2m of healthy time.", True, 50),
+    (360, "AwaitConfirmation", "half", None, "AwaitingConfirmation", CONFIRMATION, True, 50),
+    (390, "DisableFlags", "half", "High", "FlagsDisabled", "errors is 20%, above 1%: a High breach.", False, 50),
+    (540, "Wait", None, None, "AwaitingLook", "Waits for the first look at errors.", False, 50),
+    (570, "Advance", "ten", None, "StageEntered", "Stage ten (1 of 3) began: 1 flag written.", True, 10),
+    (570, "Wait", "ten", None, "Baking", "Stage ten bakes for 2m of healthy time.", True, 10),
+    (690, "AwaitApproval", "ten", None, "AwaitingApproval", APPROVAL, True, 10),
+    (720, "Advance", "half", None, "StageEntered", "Stage half (2 of 3) began: 1 flag written.", True, 50),
+    (720, "Wait", "half", None, "Baking", "Stage half bakes for 2m of healthy time.", True, 50),
+    (840, "AwaitConfirmation", "half", None, "AwaitingConfirmation", CONFIRMATION, True, 50),
+    (912, "Advance", "all", None, "StageEntered", "Stage all (3 of 3) began: 1 flag written.", True, 100),
+    (912, "Wait", "all", None, "Baking", "Stage all bakes for 2m of healthy time.", True, 100),
+    (1050, "Complete", "all", None, "Completed", "Every stage is in, baked and gated.", True, 100),
+]
+
+
+def test_a_life_with_people_and_a_revert_in_it() -> None:
+    numbers = bad_from(T0 + minutes(6))
+    lines = run(
+        CAREFUL, looks(lambda start: numbers(start) if start < T0 + minutes(7) else GOOD, count=60), requests=WISHES
+    )
+    assert decisions(lines) == [
+        {
+            "at": (T0 + seconds(at)).isoformat(),
+            "kind": "decision",
+            "action": action,
+            "stage": in_stage,
+            "severity": severity,
+            "reason": reason,
+            "message": message,
+            "exposure": [{"flag": "bell", "enabled": enabled, "percentage": percentage, "groups": []}],
+        }
+        for at, action, in_stage, severity, reason, message, enabled, percentage in LIFE
+    ]
+    seen = [line for line in lines if line["kind"] == "look"]
+    assert [after(line) for line in seen] == [index * INTERVAL for index in range(1, 36)]
+    # Each in the stage that it was made in, also when it is what ends it.
+    assert [line["stage"] for line in seen[::6]] == [None, "half", "half", None, "half", "all"]
+
+
+SHORT = plan(stage("ten", ("bell", 10), bake=minutes(2)), stage("half", ("bell", 50), bake=minutes(2)))
+LATE = replace(SHORT, stages=(replace(SHORT.stages[0], deadline=seconds(66)), SHORT.stages[1]))
+KEEPING = replace(SHORT, rows=(row(Severity.LOW, above(), action=Action(ActionType.HOLD)),))
+BEGINNING = [(0, "Wait", None, "AwaitingLook"), (30, "Advance", None, "StageEntered"), (30, "Wait", None, "Baking")]
+HELD_AT = (150, "Hold", None, "HoldAt")
+SECOND = [(150, "Advance", None, "StageEntered"), (150, "Wait", None, "Baking")]
+
+
+@pytest.mark.parametrize(
+    ("of", "given", "changes", "expected", "last_s"),
+    [
+        pytest.param(
+            SHORT,
+            looks(GOOD, count=20),
+            {"hold_at": "ten"},
+            [*BEGINNING, (150, "Hold", None, "HoldAt")],
+            600,
+            id="holdAt",
+        ),
+        pytest.param(
+            SHORT,
+            looks(GOOD, count=4),
+            {"suspended": True, "requests": (request(RequestType.RESUME, T0 + minutes(1)),)},
+            [(0, "Hold", None, "Suspended"), (60, "Wait", None, "NotPaused"), (60, "Hold", None, "Suspended")],
+            120,
+            id="suspended, and Resume is refused",
+        ),
+        pytest.param(
+            SHORT, looks(GOOD, count=20), {"until": T0 + minutes(3)}, [*BEGINNING, *SECOND], 180, id="until a time"
+        ),
+        pytest.param(
+            LATE,
+            looks(GOOD, count=20),
+            {},
+            [*BEGINNING, (96, "Wait", None, "StageOverdue"), *SECOND, (270, "Complete", None, "Completed")],
+            270,
+            id="a deadline is told when it is there, and not with the next look",
+        ),
+        pytest.param(
+            SHORT,
+            looks(GOOD, count=6),
+            {
+                "requests": (
+                    request(RequestType.APPROVE, T0 + minutes(1), stage="half"),
+                    request(RequestType.CONFIRM, T0 + minutes(1), 2, check="moon"),
+                )
+            },
+            [
+                *BEGINNING,
+                (60, "Wait", None, "ApprovalNotNeeded"),
+                (60, "Wait", None, "CheckUnknown"),
+                (60, "Wait", None, "Baking"),
+                *SECOND,
+            ],
+            180,
+            id="two that are refused",
+        ),
+        pytest.param(
+            CAREFUL,
+            looks(GOOD, count=3),
+            {
+                "requests": (request(RequestType.APPROVE, T0 + seconds(1), stage="half"),),
+                "until": T0 + timedelta(days=2),
+            },
+            [*BEGINNING, (191, "Hold", None, "GuardsBlind")],
+            191,
+            id="looks that end: blind just after the bound",
+        ),
+        pytest.param(
+            KEEPING,
+            looks(bad_from(T0 + minutes(1)), count=8),
+            {},
+            [*BEGINNING, (90, "Hold", "Low", "HoldAction")],
+            240,
+            id="a row that only holds",
+        ),
+    ],
+)
+def test_short_lives(
+    of: Plan, given: tuple[Look, ...], changes: dict[str, Any], expected: list[tuple[Any, ...]], last_s: int
+) -> None:
+    lines = run(of, given, **changes)
+    found = [(after(d).total_seconds(), d["action"], d["severity"], d["reason"]) for d in decisions(lines)]
+    assert found == expected
+    assert after(lines[-1]) == seconds(last_s)
