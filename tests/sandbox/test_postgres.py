@@ -7,6 +7,7 @@
 | it is restarted | same address, same rows |
 | a template | is made once; what is copied from it is independent |
 | its owner is killed | it ends and its folder is removed |
+| nothing of it is to be kept, and there is room | its data is in memory |
 """
 
 import importlib.util
@@ -14,13 +15,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from feature_rollout.sandbox import processes
 from feature_rollout.sandbox.database import PostgresAccess
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.postgres import PostgresServer
@@ -55,6 +58,28 @@ def test_a_wrong_password_is_refused(database: Database) -> None:
     socket = str(database.server.socket_folder)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(database.uri(role, "wrong"), host=socket)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder for whom the server runs as, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_what_is_not_kept_is_in_memory_where_there_is_room(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MEMORY", memory)
+    monkeypatch.setattr(processes, "MEMORY_BYTES_MIN", 0)
+    with PostgresServer() as volatile, PostgresServer(settings={"fsync": "on"}) as kept:
+        assert volatile.folder.parent == memory
+        assert kept.folder.parent == Path(tempfile.gettempdir())
+    for folder, bytes_min in ((memory, 2**62), (memory / "missing", 0)):
+        monkeypatch.setattr(processes, "MEMORY", folder)
+        monkeypatch.setattr(processes, "MEMORY_BYTES_MIN", bytes_min)
+        elsewhere = processes.scratch_folder("elsewhere-")
+        elsewhere.rmdir()
+        assert elsewhere.parent == Path(tempfile.gettempdir())
 
 
 @all_own_postgres

@@ -17,7 +17,7 @@ from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.cluster import ADMIN, Cluster
 from feature_rollout.sandbox.errors import SandboxError
 from feature_rollout.sandbox.keys import signing_key_pem
-from feature_rollout.sandbox.processes import Process, free_ports, wait_until
+from feature_rollout.sandbox.processes import Process, free_ports, scratch_folder, wait_until
 
 START_TIMEOUT_S = 60.0
 # Another process may take a free port before etcd or the API server does.
@@ -129,7 +129,7 @@ class ControlPlane(Cluster):
         if self._ports:
             raise SandboxError("the control plane is running already")
         self._ports = free_ports(3)
-        self.folder = Path(tempfile.mkdtemp(prefix="featurerollout-controlplane-"))
+        self.folder = scratch_folder("featurerollout-controlplane-")
         self.ca_file = self.folder / "certificates" / "apiserver.crt"
         self.url = f"https://127.0.0.1:{self._ports[0]}"
         self._write_credentials()

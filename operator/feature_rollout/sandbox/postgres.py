@@ -16,7 +16,7 @@ from typing import Literal, Self
 from feature_rollout.sandbox import toolchain
 from feature_rollout.sandbox.database import SUPERUSER, PostgresAccess
 from feature_rollout.sandbox.errors import SandboxError
-from feature_rollout.sandbox.processes import Process, free_ports, wait_until
+from feature_rollout.sandbox.processes import Process, free_ports, scratch_folder, wait_until
 
 START_TIMEOUT_S = 30.0
 START_ATTEMPTS = 3
@@ -37,6 +37,8 @@ SETTINGS: Mapping[str, str] = {
     "full_page_writes": "off",
     "max_connections": "100",
     "shared_buffers": "32MB",
+    # Or a server that has had many databases takes a gigabyte.
+    "max_wal_size": "256MB",
     "timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d %a: ",
     # In files of the data folder: those of /dev/shm would stay behind when the server is killed.
@@ -50,6 +52,8 @@ class PostgresServer(PostgresAccess):
 
     `bin_dir` is the folder of `postgres` and `initdb`, by default of the newest version found; `settings` are added
     to postgresql.conf. With `tls`, a certificate and its key in PEM, it speaks TLS to who asks for it.
+
+    Its data is in memory where there is room, and on the disk when `settings` switch fsync on.
     """
 
     def __init__(
@@ -142,7 +146,9 @@ class PostgresServer(PostgresAccess):
 
     def _create(self) -> None:
         self.port = free_ports(1)[0]
-        self.folder = Path(tempfile.mkdtemp(prefix="featurerollout-postgres-"))
+        prefix = "featurerollout-postgres-"
+        is_volatile = self._settings["fsync"] == "off"
+        self.folder = scratch_folder(prefix) if is_volatile else Path(tempfile.mkdtemp(prefix=prefix))
         self._account = _unprivileged_account() if os.geteuid() == 0 else None
         self.bin_dir = self._executable_bin_dir()
         match = re.search(r"\) (\d+)", self._run("postgres", "--version"))
