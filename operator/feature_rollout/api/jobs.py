@@ -18,6 +18,8 @@ from feature_rollout.api import manifests
 
 # Characters of YAML; a Job of this size is no Job any more, and reading takes time.
 SIZE_MAX: Final = 64 * 1024
+# Levels of YAML; a Job has some ten. The time to read grows with their square: minutes for brackets of SIZE_MAX.
+DEPTH_MAX: Final = 64
 # Below this the Job could be gone before its end was seen, and would be run again and again.
 TTL_S_MIN: Final = 3600
 API_VERSION: Final = "batch/v1"
@@ -68,9 +70,7 @@ def _document(text: str) -> dict[str, Any]:
     if len(text) > SIZE_MAX:
         raise InvalidJob(f"the text has {len(text)} characters: {SIZE_MAX} is the most")
     try:
-        # Before it is loaded: a few aliases of aliases are more than a memory holds.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise InvalidJob("the text has a YAML alias (*name): write out what it stands for")
+        _check_structure(text)
         documents = manifests.load(text, "")
         found = [json.loads(json.dumps(document.manifest, allow_nan=False)) for document in documents]
     except (manifests.ManifestError, yaml.YAMLError, RecursionError, TypeError, ValueError):
@@ -82,6 +82,17 @@ def _document(text: str) -> dict[str, Any]:
         raise InvalidJob(f"the text has {len(found)} documents: write one Job, and a check for each other")
     document: dict[str, Any] = found[0]
     return document
+
+
+def _check_structure(text: str) -> None:
+    """Before it is loaded: a few aliases of aliases are more than a memory holds, and depth takes time."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InvalidJob("the text has a YAML alias (*name): write out what it stands for")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX:
+            raise InvalidJob(f"the text has more than {DEPTH_MAX} levels: a Job has some ten")
 
 
 def _metadata_problems(metadata: Mapping[str, Any], namespace: str) -> Iterator[str]:

@@ -42,7 +42,8 @@ def test_a_date_stays_a_text() -> None:
     ] == [CONTAINER | {"image": "2026-01-05"}]
 
 
-DEEP = "a: " + "[" * 5000 + "]" * 5000
+# Without its end, so that who reads on for longer finds something else that is wrong.
+DEEP = "a: " + "[" * (SIZE_MAX - 3)
 REFUSED = [
     ("another kind", text(kind="Pod"), 'apiVersion, kind: "batch/v1", "Pod": write batch/v1, Job'),
     ("another group", text(apiVersion="v1"), 'apiVersion, kind: "v1", "Job": write batch/v1, Job'),
@@ -74,7 +75,8 @@ REFUSED = [
     ("an object by its tag", "a: !!python/object:os.system {}", "the text is not YAML of plain values"),
     ("a list as a key", "? [a]\n: b", "the text is not YAML of plain values"),
     ("a number without an end", "a: " + "9" * 5000, "the text is not YAML of plain values"),
-    ("depth", DEEP, "the text is not YAML of plain values"),
+    ("depth", DEEP, "the text has more than 64 levels"),
+    ("depth by blocks", "".join(" " * level + "a:\n" for level in range(66)), "the text has more than 64 levels"),
     ("aliases", "a: &a [x]\nb: *a", "the text has a YAML alias"),
     ("aliases of aliases", "a: &a {x: y}\nb: &b {<<: [*a, *a]}\nc: {<<: [*b, *b]}", "the text has a YAML alias"),
     ("size", "#" * (SIZE_MAX + 1), "65536 is the most"),
