@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 CHART := charts/feature-rollout-operator
 STAMP := $(VENV)/.installed
-WORKERS ?= 6
+WORKERS ?= 8
 REPEATS ?= 20
 IMAGE ?= feature-rollout-operator:dev
 BASE_DIGEST ?=
 SEED ?= 0
 N ?= 1
+# Each worker would rewrite the assertions of every test again: five seconds of CPU.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup toolchain demo check fmt generate test test-deep unit properties mutation chaos simulate bench \
