@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 SYSTEM = f"namespace/{RELEASE_NAMESPACE}"
 RESTRICTED = "restricted"
+DELETED_S = 120.0
 MONITORING = "monitoring.coreos.com"
+MADE = "deployment,service,networkpolicy,poddisruptionbudget,servicemonitor,prometheusrule"
 KINDS = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
 STORE = manifest(
     "FlagStore", "shop", {"postgres": {"writer": {"secretKeyRef": {"name": "shop-db", "key": "writer-uri"}}}}
@@ -31,17 +33,20 @@ def cluster(built_control_plane: None) -> Iterator[ControlPlane]:
     with ControlPlane(controller_manager=True) as cluster:
         for name in ("ci-shop", "ci-billing", "shop", RESTRICTED, RELEASE_NAMESPACE):
             cluster.kubectl("create", "namespace", name)
+        cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(stand_ins()))
+        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
         cluster.kubectl("label", "namespace", RESTRICTED, "pod-security.kubernetes.io/enforce=restricted")
         yield cluster
 
 
 @pytest.fixture
 def installer(cluster: ControlPlane, tmp_path: Path) -> Iterator[Helm]:
-    """Helm on the cluster; what it has installed is gone afterwards, with the CRDs."""
+    """Helm on the cluster; what it has installed is gone afterwards, with our CRDs."""
     helm = Helm(tmp_path, cluster)
     yield helm
     helm.run("uninstall", RELEASE, "-n", RELEASE_NAMESPACE, "--ignore-not-found", "--wait")
-    cluster.kubectl("delete", "crd", "--all", "--wait", "--timeout=60s")
+    cluster.kubectl("delete", "crd", "-l", f"app.kubernetes.io/name={RELEASE}", "--wait=false")
+    wait_for(lambda: not our_crds(cluster), DELETED_S, "the end of our CRDs")
 
 
 def stand_ins() -> list[dict[str, Any]]:
@@ -66,16 +71,16 @@ def names(cluster: ControlPlane, what: str, namespace: str = RELEASE_NAMESPACE) 
     return set(cluster.kubectl("get", what, "-n", namespace, "-o", "name").stdout.split())
 
 
+def our_crds(cluster: ControlPlane) -> set[str]:
+    return {name for name in names(cluster, "crd") if name.endswith(".featurerollout.dev")}
+
+
 def identity(cluster: ControlPlane, what: str, namespace: str = "shop") -> str:
     return cluster.kubectl("get", what, "-n", namespace, "-o", "jsonpath={.metadata.uid}").stdout
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)
-def test_the_api_server_takes_what_is_rendered(
-    cluster: ControlPlane, installer: Helm, helm: Helm, values: Path
-) -> None:
-    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(stand_ins()))
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+def test_the_api_server_takes_what_is_rendered(cluster: ControlPlane, helm: Helm, values: Path) -> None:
     objects = helm.template(yaml.safe_load(values.read_text()))
     # Hooks too, which Helm does not apply on install. A Pod is refused while its account is not there.
     (account,) = [obj for obj in objects if obj["kind"] == "ServiceAccount" and is_hook(obj)]
@@ -129,13 +134,15 @@ def test_an_upgrade_keeps_objects_and_an_uninstall_too(cluster: ControlPlane, in
 
     installer.run("uninstall", RELEASE, "-n", RELEASE_NAMESPACE, "--wait")
     assert (identity(cluster, "flagstore/shop"), identity(cluster, "crd/flagstores.featurerollout.dev")) == before
-    assert names(cluster, "deployment,service,networkpolicy,poddisruptionbudget") == set()
+    assert names(cluster, MADE) == set()
     status, policies = cluster.request("GET", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies")
     assert (status, policies["items"]) == (200, [])
 
     # And again, over the CRDs that were kept.
     install(installer)
     assert identity(cluster, "flagstore/shop") == before[0]
+    # The kinds of the Prometheus operator are there, and so are the objects: nobody had to say Always.
+    assert len(names(cluster, MADE)) == len(MADE.split(","))
 
 
 def test_crds_that_are_not_to_be_kept_go_with_their_objects(cluster: ControlPlane, installer: Helm) -> None:
@@ -143,7 +150,7 @@ def test_crds_that_are_not_to_be_kept_go_with_their_objects(cluster: ControlPlan
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     cluster.kubectl("apply", "-n", "shop", "-f", "-", input=yaml.safe_dump(STORE))
     installer.run("uninstall", RELEASE, "-n", RELEASE_NAMESPACE, "--wait")
-    wait_for(lambda: not cluster.kubectl("get", "crd", "-o", "name").stdout, 60.0, "the end of the CRDs")
+    wait_for(lambda: not our_crds(cluster), DELETED_S, "the end of our CRDs")
 
 
 def test_crds_that_were_applied_are_taken_over_when_told_so(cluster: ControlPlane, installer: Helm) -> None:

@@ -151,6 +151,7 @@ def used(proof: Proof) -> set[Right]:
     }
 
 
+@pytest.mark.timeout(600)
 def test_the_main_job_needs_every_right_and_no_more(proof: Proof) -> None:
     proof.operator.start()
     walk_and_revert(proof)
