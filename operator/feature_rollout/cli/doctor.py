@@ -32,6 +32,11 @@ ROLES = ("writer", "reader", "owner")
     metavar="USER",
     help="With --cluster: whose rights, such as system:serviceaccount:NAMESPACE:feature-rollout-operator.",
 )
+@click.option(
+    "--cluster-name",
+    envvar="FEATUREROLLOUT_CLUSTER_NAME",
+    help="With --cluster: the operator's setting, where it has one.",
+)
 @click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")
 @click.option("--context", help="A context of the kubeconfig; by default its current one.")
 @click.option("-n", "--namespace", help="The namespace of the FlagStores; by default that of the context.")
@@ -43,6 +48,7 @@ def command(
     owner_uri_file: str | None,
     cluster: bool,
     operator: str | None,
+    cluster_name: str | None,
     kubeconfig: str | None,
     context: str | None,
     namespace: str | None,
@@ -70,7 +76,7 @@ def command(
     if any(servers.values()):
         findings += asyncio.run(doctor.examine(doctor.Roles(**servers), table))
     if cluster:
-        findings += _cluster(kubeconfig, context, namespace, operator)
+        findings += _cluster(kubeconfig, context, namespace, operator, named=bool(cluster_name))
     unusable = {finding.check for finding in findings if finding.check.endswith(": connection string")}
     # One whose string cannot be used was given: it is not skipped.
     findings = [f for f in findings if f"{f.check}: connection string" not in unusable]
@@ -78,7 +84,9 @@ def command(
     raise SystemExit(exit_code(findings))
 
 
-def _cluster(kubeconfig: str | None, context: str | None, namespace: str | None, operator: str | None) -> list[Finding]:
+def _cluster(
+    kubeconfig: str | None, context: str | None, namespace: str | None, operator: str | None, *, named: bool
+) -> list[Finding]:
     from feature_rollout.cli import doctor_cluster
     from feature_rollout.cli.cluster import namespace_of
     from feature_rollout.kube.client import Api
@@ -87,7 +95,8 @@ def _cluster(kubeconfig: str | None, context: str | None, namespace: str | None,
 
     async def run() -> list[Finding]:
         async with Api(Connection(kubeconfig, context)) as api:
-            return await doctor_cluster.examine(api, namespace_of(namespace, kubeconfig, context), operator)
+            where = namespace_of(namespace, kubeconfig, context)
+            return await doctor_cluster.examine(api, where, operator, named=named)
 
     try:
         return asyncio.run(run())

@@ -11,13 +11,14 @@ from feature_rollout.api.crd import crd
 from feature_rollout.demo import stage
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
-from feature_rollout.kube.resources import GROUP, RESOURCES, ROLLOUTS, STORES
+from feature_rollout.kube.resources import ACTIONS, GROUP, RESOURCES, ROLLOUTS, STORES
+from feature_rollout.kube.schemas import unknown_fields
 from feature_rollout.store.doctor import Finding, Result
 
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
-_POLICIES = ("validatingadmissionpolicies", "mutatingadmissionpolicies")
+_POLICIES = ("validatingadmission", "mutatingadmission")
 _AUTHORIZATION = "/apis/authorization.k8s.io/v1"
-_INSTALL = "featurerollout crds | kubectl apply --server-side -f -"
+_INSTALL = "helm upgrade, or featurerollout crds | kubectl apply --server-side -f -"
 
 
 class _Right(NamedTuple):
@@ -32,8 +33,10 @@ class _Right(NamedTuple):
         return f"{what}/{self.name}" if self.name else what
 
 
-async def examine(api: Api, namespace: str, operator: str | None) -> list[Finding]:
+async def examine(api: Api, namespace: str, operator: str | None, *, named: bool = False) -> list[Finding]:
     """All findings of one namespace. `operator` is the user whose rights are asked for, by default one's own.
+
+    `named`: the operator is told its cluster's name, and need not read a namespace for it.
 
     Raises ApiError when the API server gives no answer.
     """
@@ -44,8 +47,11 @@ async def examine(api: Api, namespace: str, operator: str | None) -> list[Findin
         manifests = {found for rollout in rollouts for found in _job_manifests(rollout)}
         references = sorted({found for store in stores for found in _references(store)} | manifests)
         findings += [await _exists(api, namespace, *reference) for reference in references]
+        findings += [_looked_at("flagstores", store) for store in stores]
         # What only some rollouts need is asked for where it is needed.
         without = ["secrets", "configmaps"] if manifests else ["secrets", "configmaps", "jobs"]
+        if named:
+            without.append("namespaces")
         findings += [await _rights(api, namespace, operator, references, without)]
     return [*findings, await _policies(api)]
 
@@ -61,12 +67,36 @@ async def _crds(api: Api) -> Finding:
         try:
             found = await api.request("GET", path)
         except PermissionDenied:
-            return Finding(check, Result.SKIPPED, "served; whether they are of this version may not be read")
+            return await _served_schemas(api, check)
         if found["spec"]["versions"][0]["schema"] != crd(resource.kind)["spec"]["versions"][0]["schema"]:
             other.append(resource.plural)
     if other:
         return Finding(check, Result.WARNING, f"{', '.join(other)} are of another version than this: {_INSTALL}")
     return Finding(check, Result.OK, "served, and of this version")
+
+
+async def _served_schemas(api: Api, check: str) -> Finding:
+    """For somebody who may not read CRDs: what anybody may ask."""
+    fields = await unknown_fields(api)
+    if fields:
+        return Finding(
+            check, Result.WARNING, f"they are older than this, and do not know {', '.join(fields)}: {_INSTALL}"
+        )
+    return Finding(check, Result.OK, "served, and know every field; you may not read whether they are of this version")
+
+
+def _looked_at(plural: str, obj: dict[str, Any]) -> Finding:
+    """What the operator says of an object that it must be able to use."""
+    check = f"cluster: {plural}/{obj['metadata']['name']}"
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    ready = next((found for found in conditions if found["type"] == "Ready"), None)
+    if ready is None:
+        return Finding(
+            check, Result.WARNING, "no operator has looked at it: it does not run, or not for this namespace"
+        )
+    if ready["status"] != "True":
+        return Finding(check, Result.ERROR, f"{ready['reason']}: {ready['message']}")
+    return Finding(check, Result.OK, "the operator can use it")
 
 
 def _references(store: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
@@ -156,25 +186,33 @@ def _groups(user: str) -> list[str]:
 
 
 async def _policies(api: Api) -> Finding:
+    """Whether policies guard who creates RolloutActions, and are in effect."""
     check = "cluster: admission"
-    found = []
-    for plural in _POLICIES:
+    found, bound = [], set()
+    for kind in _POLICIES:
         try:
-            listed = await api.request("GET", f"{_ADMISSION}/{plural}")
+            policies = await api.request("GET", f"{_ADMISSION}/{kind}policies")
+            bindings = await api.request("GET", f"{_ADMISSION}/{kind}policybindings")
         except Gone:
             continue
         except PermissionDenied:
-            return Finding(check, Result.SKIPPED, f"you may not list {plural}")
-        found += [policy["metadata"]["name"] for policy in listed["items"] if _is_ours(policy)]
+            return Finding(check, Result.SKIPPED, f"you may not list {kind}policies and their bindings")
+        found += [policy["metadata"]["name"] for policy in policies["items"] if _guards_actions(policy)]
+        bound |= {binding["spec"]["policyName"] for binding in bindings["items"]}
     if not found:
-        message = f"no admission policy looks at {GROUP}: RolloutActions may claim to be requested by anybody"
+        message = f"no admission policy guards {ACTIONS}: they may claim to be requested by anybody: {_INSTALL}"
         return Finding(check, Result.WARNING, message)
-    return Finding(check, Result.OK, f"policies on {GROUP}: {', '.join(sorted(found))}")
+    idle = sorted(set(found) - bound)
+    if idle:
+        return Finding(check, Result.WARNING, f"no binding puts {', '.join(idle)} into effect: {_INSTALL}")
+    return Finding(check, Result.OK, f"policies on {ACTIONS}: {', '.join(sorted(found))}")
 
 
-def _is_ours(policy: dict[str, Any]) -> bool:
+def _guards_actions(policy: dict[str, Any]) -> bool:
     rules = (policy["spec"].get("matchConstraints") or {}).get("resourceRules") or ()
-    return any(GROUP in (rule.get("apiGroups") or ()) for rule in rules)
+    return any(
+        GROUP in (rule.get("apiGroups") or ()) and {ACTIONS, "*"} & set(rule.get("resources") or ()) for rule in rules
+    )
 
 
 def unreachable(error: ApiError) -> Finding:

@@ -18,7 +18,7 @@ from feature_rollout.core.plan import Notice
 from feature_rollout.core.status import kube_time, with_transition_times
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, ApiUnavailable
-from feature_rollout.kube.resources import ACTIONS, PROVIDERS, STORES
+from feature_rollout.kube.resources import ACTIONS, PROVIDERS, RESOURCES, STORES
 from feature_rollout.runtime.inventory import ObjectKey, key_of
 
 log = logging.getLogger(__name__)
@@ -94,19 +94,22 @@ class Answers:
     ) -> None:
         usable = USABLE[plural]
         why = (trouble.reason, trouble.message[:MESSAGE_MAX]) if trouble else (usable, reasons.DESCRIPTIONS[usable])
-        if not _says(obj.get("status") or {}, int(obj["metadata"].get("generation", 0)), why):
-            self._queue(plural, obj, {}, _conditions(trouble, why, unused))
+        if _says(obj.get("status") or {}, int(obj["metadata"].get("generation", 0)), why):
+            return
+        if self._queue(plural, obj, {}, _conditions(trouble, why, unused)) and trouble is not None:
+            name = "/".join(filter(None, key_of(obj) or ()))
+            log.warning("%s %s: %s: %s", RESOURCES[plural].kind, name, *why)
 
-    def _queue(self, plural: str, obj: Mapping[str, Any], more: Mapping[str, Any], rows: list[Row]) -> None:
-        """Have the status written, unless just that was written last."""
+    def _queue(self, plural: str, obj: Mapping[str, Any], more: Mapping[str, Any], rows: list[Row]) -> bool:
+        """Have the status written, unless just that was written last; return whether it will be."""
         key = key_of(obj)
         if key is None or len(self._waiting) >= QUEUE_MAX:
-            return
+            return False
         metadata, before = obj["metadata"], obj.get("status") or {}
         generation = int(metadata.get("generation", 0))
         said = (generation, repr((more, rows)))
         if self._told.get(metadata["uid"]) == said:
-            return
+            return False
         self._remember(metadata["uid"], said)
         conditions = [
             {
@@ -121,6 +124,7 @@ class Answers:
         drawn = with_transition_times(conditions, before, datetime.now(UTC))
         self._waiting[plural, key] = (obj, {**more, "observedGeneration": generation, "conditions": drawn})
         self._changed.set()
+        return True
 
     def _remember(self, uid: str, said: tuple[int, str]) -> None:
         """Bounded, because a deletion may go unseen; what is forgotten is compared with the status itself."""

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from feature_rollout import __version__
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.connection import Connection, NoConnection
-from feature_rollout.kube.errors import ApiError
+from feature_rollout.kube.errors import ApiError, PermissionDenied
 from feature_rollout.kube.events import EventRecorder
 from feature_rollout.kube.resources import RESOURCES, STORES
 from feature_rollout.kube.rollouts import KubeRollouts
+from feature_rollout.kube.schemas import unknown_fields
 from feature_rollout.postgres import Access
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 START_RETRY_S = 2.0
+_LACKS_RIGHTS = "a role or its binding is missing: featurerollout doctor --cluster --as says what it has to allow"
 DRAIN_S = 8.0
 FAREWELL_S = 3.0
 # After a status that was decided on an old version of its object: the watch brings the new one meanwhile.
@@ -162,7 +164,8 @@ class _Operator:
             except ApiError as error:
                 if str(error) != told:
                     told = str(error)
-                    log.warning("cannot start yet, will try again: %s", told)
+                    hint = f"; {_LACKS_RIGHTS}" if isinstance(error, PermissionDenied) else ""
+                    log.warning("cannot start yet, will try again: %s%s", told, hint)
             try:
                 async with asyncio.timeout(START_RETRY_S):
                     await self._stopping.wait()
@@ -289,6 +292,10 @@ async def _load(parts: _Parts) -> bool:
     missing = set(RESOURCES) - await parts.api.served()
     if missing:
         raise ApiError(f"CRDs are missing ({', '.join(sorted(missing))}): featurerollout crds | kubectl apply -f -")
+    fields = await unknown_fields(parts.api)
+    if fields:
+        told = "the CRDs are older than this program, and the API server drops %s: helm upgrade, or %s"
+        log.warning(told, ", ".join(fields), "featurerollout crds | kubectl apply --server-side -f -")
     await parts.sweeper.load()
     return True
 
