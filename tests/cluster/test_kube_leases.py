@@ -24,6 +24,7 @@ import pytest
 from contract.kube_objects import connection
 from feature_rollout.core.election import Lease, Standing, Times
 from feature_rollout.kube.client import Api
+from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.errors import ApiUnavailable, Gone, PermissionDenied, Stale
 from feature_rollout.kube.leases import KubeLease, micro_time
 from feature_rollout.sandbox.cluster import Cluster
@@ -137,8 +138,8 @@ async def test_an_answer_that_is_late_is_none(
 ) -> None:
     made = await lease.write(standing("a").wanted(now()), 5)
     async with Network.to(network.port_of(control_plane)) as net:
-        behind = network.through(net.port, control_plane, tmp_path)
-        async with Api(connection(behind)) as api:
+        behind = network.through(net.port, control_plane.kubeconfig(), control_plane, tmp_path)
+        async with Api(Connection(kubeconfig=str(behind))) as api:
             far = KubeLease(api, namespace, NAME)
             assert await far.get(5) == made
             net.arm("idle", "deaf")

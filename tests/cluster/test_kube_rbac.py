@@ -6,11 +6,14 @@ from contextlib import suppress
 from typing import Any
 
 from contract.kube_objects import create
+from feature_rollout.core.election import Times
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.events import EventRecorder
+from feature_rollout.kube.leases import KubeLease
 from feature_rollout.kube.resources import RESOURCES, ROLLOUTS
 from feature_rollout.kube.rollouts import FINALIZER, KubeRollouts
+from feature_rollout.runtime.elector import Elector
 from feature_rollout.runtime.inventory import Inventory
 from feature_rollout.runtime.sweeper import Sweeper
 from feature_rollout.runtime.watch import Watch
@@ -24,6 +27,13 @@ RULES: list[dict[str, Any]] = [
     {"apiGroups": [OURS], "resources": [f"{ROLLOUTS}/status"], "verbs": ["patch"]},
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
     {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "verbs": ["get", "update"],
+        "resourceNames": ["operator"],
+    },
     {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"], "resourceNames": ["kube-system"]},
 ]
 
@@ -56,6 +66,17 @@ async def test_the_documented_rules_are_enough(control_plane: Cluster, namespace
         made = create(control_plane, namespace, "a")
         assert await api.namespace("kube-system") is not None
         assert await api.secret(namespace, "nobody") is None
+        elector = Elector(KubeLease(api, namespace, "operator"), Times())
+        for _ in range(2):
+            await elector.attempt()
+        assert elector.leads()
+        await elector.release()
+        assert (elector.leads(), elector.problems()) == (False, [])
+        elsewhere = Elector(KubeLease(api, namespace, "another"), Times())
+        await elsewhere.attempt()
+        [problem] = elsewhere.problems()
+        assert problem.startswith("the Lease another cannot be had: GET ")
+        assert problem.endswith("/leases/another: 403")
         sweeper = Sweeper(api, inventory, wake=lambda _: None, restart_watch=lambda _: None)
         await sweeper.load()
         await sweeper.sweep()

@@ -35,8 +35,9 @@ FINDING = "network fault"
 
 
 class _Flow:
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter, *, is_exempt: bool) -> None:
         self.client, self.server = client, server
+        self.is_exempt = is_exempt
         self.is_new = True
         self.client_has_spoken = False
 
@@ -63,9 +64,11 @@ class Network:
     | latency | each packet is late |
 
     `logins` counts connections, `round_trips` how often a client began to speak after its server.
+    `of(port)` says whether the client that has this port is one that faults are for; without it all are.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, of: Callable[[int], bool] | None = None) -> None:
+        self._of = of or (lambda _port: True)
         self.port = 0
         self.logins = self.round_trips = 0
         self.struck_at_s: float | None = None
@@ -79,8 +82,8 @@ class Network:
 
     @classmethod
     @asynccontextmanager
-    async def to(cls, port: int) -> AsyncIterator[Self]:
-        network = cls(port)
+    async def to(cls, port: int, of: Callable[[int], bool] | None = None) -> AsyncIterator[Self]:
+        network = cls(port, of)
         listener = await asyncio.start_server(network._serve, "127.0.0.1", 0)
         network.port = listener.sockets[0].getsockname()[1]
         try:
@@ -112,7 +115,7 @@ class Network:
             self._lasting = fault
             self._healed.clear()
             return
-        for flow in list(flows):
+        for flow in [flow for flow in flows if not flow.is_exempt]:
             flow.reset() if fault == "reset" else flow.end()
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -121,7 +124,7 @@ class Network:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         back, server = await asyncio.open_connection("127.0.0.1", self._target)
-        flow = _Flow(client, server)
+        flow = _Flow(client, server, is_exempt=not self._of(client.get_extra_info("peername")[1]))
         self._flows.add(flow)
         self.logins += 1
         try:
@@ -147,7 +150,7 @@ class Network:
                     if fault not in LASTING:
                         break
                 flow.is_new = False
-                await self._hold("partition")
+                await self._hold(flow, "partition")
                 flow.server.write(data)
                 await flow.server.drain()
         flow.server.close()
@@ -156,18 +159,20 @@ class Network:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 flow.client_has_spoken = False
-                await self._hold("partition", "deaf")
+                await self._hold(flow, "partition", "deaf")
                 flow.client.write(data)
                 await flow.client.drain()
         flow.client.close()
 
     def _hits(self, flow: _Flow, data: bytes) -> bool:
-        if self._armed is None:
+        if self._armed is None or flow.is_exempt:
             return False
         pattern, _, is_connect = self._armed
         return flow.is_new if is_connect else pattern.search(data) is not None
 
-    async def _hold(self, *faults: str) -> None:
+    async def _hold(self, flow: _Flow, *faults: str) -> None:
+        if flow.is_exempt:
+            return
         if self._lasting == "latency":
             await asyncio.sleep(LATENCY_S)
         while self._lasting in faults:
@@ -175,12 +180,12 @@ class Network:
 
 
 @contextmanager
-def in_a_thread(port: int) -> Iterator[tuple[Network, Callable[..., object]]]:
+def in_a_thread(port: int, of: Callable[[int], bool] | None = None) -> Iterator[tuple[Network, Callable[..., object]]]:
     """A `Network` for tests that have no event loop, and how to call its methods: `call(network.arm, phase, fault)`."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="network", daemon=True)
     thread.start()
-    manager = Network.to(port)
+    manager = Network.to(port, of)
     network = asyncio.run_coroutine_threadsafe(manager.__aenter__(), loop).result(10)
     try:
         yield network, loop.call_soon_threadsafe
@@ -191,9 +196,13 @@ def in_a_thread(port: int) -> Iterator[tuple[Network, Callable[..., object]]]:
         loop.close()
 
 
-def through(port: int, cluster: Cluster, folder: Path) -> Cluster:
-    """The cluster as one sees it through a `Network` on that port; `folder` is for its kubeconfig files."""
-    return Cluster(f"https://127.0.0.1:{port}", cluster.ca_file, folder, cluster.tokens)
+def through(port: int, kubeconfig: Path, cluster: Cluster, folder: Path) -> Path:
+    """This kubeconfig of the cluster as it leads through a `Network` on that port; written to the folder."""
+    text = kubeconfig.read_text(encoding="utf-8")
+    path = folder / f"through-{port}.kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(text.replace(cluster.url, f"https://127.0.0.1:{port}"), encoding="utf-8")
+    return path
 
 
 def port_of(cluster: Cluster) -> int:

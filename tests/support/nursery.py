@@ -61,7 +61,7 @@ class Child:
 
     def __init__(self, nursery: Nursery, pid: int) -> None:
         self._nursery = nursery
-        self._pid = pid
+        self.pid = pid
         self.returncode: int | None = None
 
     @property
@@ -71,18 +71,18 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         """Send a signal; no error when it has already ended."""
         if self.returncode is None:
-            os.kill(self._pid, number)
+            os.kill(self.pid, number)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for it to end; return whether it did."""
         if self.returncode is None:
-            ended = os.pidfd_open(self._pid)
+            ended = os.pidfd_open(self.pid)
             try:
                 if not select.select([ended], [], [], timeout_s)[0]:
                     return False
             finally:
                 os.close(ended)
-            self.returncode = self._nursery.reap(self._pid)
+            self.returncode = self._nursery.reap(self.pid)
         return True
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:

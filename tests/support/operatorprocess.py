@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,16 @@ class Operator:
         if self._process is not None:
             self._process.stop(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """SIGSTOP: as a node that hangs. It keeps its connections and hears nothing."""
+        assert self._process is not None
+        self._process.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT, whether it was stopped or not."""
+        if self._process is not None:
+            self._process.send(signal.SIGCONT)
+
     def stop(self) -> bool:
         """SIGTERM; return whether it has ended in time and cleanly."""
         if self._process is None or not self._process.running:
@@ -109,6 +120,17 @@ class Operator:
         assert self._process is not None
         assert self._process.wait(timeout_s), "the operator did not come to the failpoint"
         self._process.stop()
+
+    def has_socket(self, port: int) -> bool:
+        """Whether this loopback port of a TCP connection is the process's own; of one that a nursery has started."""
+        assert isinstance(self._process, Child)
+        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        inodes = {line.split()[9] for line in lines if line.split()[1].endswith(f":{port:04X}")}
+        wanted = {f"socket:[{inode}]" for inode in inodes}
+        # It may be gone, and a connection may have been closed meanwhile.
+        with suppress(OSError):
+            return any(str(link.readlink()) in wanted for link in Path(f"/proc/{self._process.pid}/fd").iterdir())
+        return False
 
     def get(self, path: str) -> tuple[int, str]:
         """Its own HTTP server's answer; OSError when there is none."""

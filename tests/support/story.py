@@ -114,6 +114,10 @@ class Story:
     def wait_gone(self, timeout_s: float = START_BOUND_S) -> None:
         wait_for(lambda: self.world.get("FeatureRollout", ROLLOUT) is None, timeout_s, "the end of the rollout")
 
+    def note(self, what: str, seconds: float) -> None:
+        """Have the table say how long something else took."""
+        self._record(FINDING, (what, 0, seconds))
+
     # What came of it.
 
     def tell(self, fault: str, bound_s: float | None = None) -> None:
@@ -184,7 +188,7 @@ def table(reports: Sequence[Any]) -> list[str]:
                 found[fault].append(tuple(numbers))
     if not found:
         return []
-    lines = [f"{'fault':52} {'times':>5} {'violations':>10} {'to revert p50 s':>15} {'max s':>6}"]
+    lines = [f"{'fault':52} {'times':>5} {'violations':>10} {'p50 s to revert':>15} {'max s':>6}"]
     for fault, told in sorted(found.items()):
         seconds = [one for _, one in told if one is not None]
         times = f"{median(seconds):15.2f} {max(seconds):6.2f}" if seconds else f"{'-':>15} {'-':>6}"

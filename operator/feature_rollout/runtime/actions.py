@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,7 +37,15 @@ DELETED_AT_ONCE_MAX = 50
 class Actions:
     """`requests` while reconciling, `answer` from there, `run` as a task."""
 
-    def __init__(self, api: Api, inventory: Inventory, answers: Answers, clock: Clock) -> None:
+    def __init__(
+        self,
+        api: Api,
+        inventory: Inventory,
+        answers: Answers,
+        clock: Clock,
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._leads = leads
         self._api = api
         self._inventory = inventory
         self._answers = answers
@@ -67,7 +75,9 @@ class Actions:
             await self.check()
 
     async def check(self) -> None:
-        """Look at every action once."""
+        """Look at every action once, if this replica leads."""
+        if not self._leads():
+            return
         now, deleted = self._clock.now(), 0
         for obj in self._inventory.all(ACTIONS):
             if is_over(obj):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,10 +35,11 @@ USABLE = {STORES: reasons.STORE_USABLE, PROVIDERS: reasons.PROVIDER_USABLE}
 
 class Answers:
     """`store_is()`, `provider_is()` and `action_is()` for what was found out of one, `forget()` for what was deleted;
-    `run()` as a task.
+    `run()` as a task. Who does not lead says nothing.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, leads: Callable[[], bool] = lambda: True) -> None:
+        self._leads = leads
         self._api = api
         self._waiting: dict[tuple[str, ObjectKey], tuple[Mapping[str, Any], dict[str, Any]]] = {}
         self._told: dict[str, tuple[int, str]] = {}
@@ -103,7 +104,7 @@ class Answers:
     def _queue(self, plural: str, obj: Mapping[str, Any], more: Mapping[str, Any], rows: list[Row]) -> bool:
         """Have the status written, unless just that was written last; return whether it will be."""
         key = key_of(obj)
-        if key is None or len(self._waiting) >= QUEUE_MAX:
+        if not self._leads() or key is None or len(self._waiting) >= QUEUE_MAX:
             return False
         metadata, before = obj["metadata"], obj.get("status") or {}
         generation = int(metadata.get("generation", 0))
@@ -133,6 +134,9 @@ class Answers:
             del self._told[next(iter(self._told))]
 
     async def _write(self, plural: str, obj: Mapping[str, Any], status: dict[str, Any]) -> None:
+        if not self._leads():
+            self._told.pop(obj["metadata"]["uid"], None)
+            return
         try:
             await self._api.apply_status(plural, obj, status)
         except ApiUnavailable:

@@ -14,10 +14,12 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from feature_rollout import __version__
+from feature_rollout.core.election import Role, Times
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.connection import Connection, NoConnection
 from feature_rollout.kube.errors import ApiError, PermissionDenied
 from feature_rollout.kube.events import EventRecorder
+from feature_rollout.kube.leases import KubeLease, pod_namespace
 from feature_rollout.kube.resources import RESOURCES, STORES
 from feature_rollout.kube.rollouts import KubeRollouts
 from feature_rollout.kube.schemas import unknown_fields
@@ -26,6 +28,7 @@ from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
 from feature_rollout.runtime.actions import Actions
 from feature_rollout.runtime.answers import Answers
+from feature_rollout.runtime.elector import Elector
 from feature_rollout.runtime.engine import Counts, Engine, SystemClock
 from feature_rollout.runtime.http import Heartbeat, HttpServer
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey
@@ -58,6 +61,9 @@ def main() -> int:
         for problem in error.errors(include_input=False, include_url=False):
             name = "FEATUREROLLOUT_" + "_".join(str(part) for part in problem["loc"]).upper()
             sys.stderr.write(f"error: {name}: {problem['msg']}\n")
+        return 2
+    if settings.lease_name and not (settings.lease_namespace or pod_namespace()):
+        sys.stderr.write("error: FEATUREROLLOUT_LEASE_NAMESPACE: this is not a pod: name the Lease's namespace\n")
         return 2
     logs.set_up(settings.log_format, settings.log_level)
     try:
@@ -135,6 +141,8 @@ class _Operator:
                 asyncio.create_task(stores, name="store checks"),
                 asyncio.create_task(parts.providers.check_forever(), name="provider checks"),
             ]
+            if parts.elector is not None:
+                tasks.append(asyncio.create_task(parts.elector.run(), name="elector"))
             await self._until_stopped([*tasks, reconciling])
             await _end(parts, reconciling)
         finally:
@@ -191,7 +199,10 @@ class _Operator:
     def _not_ready(self) -> list[str]:
         if self._stopping.is_set():
             return ["stopping"]
-        return [] if self._inventory.synced else ["the CRDs are missing, or the objects were not listed yet"]
+        if not self._inventory.synced:
+            return ["the CRDs are missing, or the objects were not listed yet"]
+        elector = self._parts.elector if self._parts is not None else None
+        return elector.problems() if elector is not None else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +221,7 @@ class _Parts:
     engine: Engine
     watch: Watch
     sweeper: Sweeper
+    elector: Elector | None
     api: Api
 
 
@@ -228,12 +240,29 @@ def _compose(
         for key in targets.owners(store, flag):
             scheduler.wake(key)
 
+    def changed(role: Role) -> None:
+        telemetry.role_changes.labels(role).inc()
+        for key in inventory.rollouts():
+            scheduler.wake(key)
+        stores.wake()
+        providers.wake()
+
+    def can_work() -> bool:
+        return stores.answer()
+
+    elector = _elector(settings, api, fit=can_work, changed=changed)
+    role = elector.role if elector is not None else lambda: Role.LEADING
+
+    def leads() -> bool:
+        return role() is Role.LEADING
+
+    telemetry.leader.set_function(leads)
     recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc, give_way=scheduler.give_way)
     clock = SystemClock()
-    answers = Answers(api)
-    actions = Actions(api, inventory, answers, clock)
-    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer, scheduler.give_way)
-    stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets))
+    answers = Answers(api, leads)
+    actions = Actions(api, inventory, answers, clock, leads)
+    objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer, scheduler.give_way, leads)
+    stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets), leads)
     providers = Providers(inventory, answers.provider_is)
     targets = Targets(
         cluster,
@@ -250,6 +279,7 @@ def _compose(
         Counts(telemetry),
         wake=lambda namespace, name: scheduler.wake((namespace, name)),
         poll=timedelta(seconds=settings.drift_poll_seconds),
+        role=role,
     )
     engine = Engine(
         inventory=inventory,
@@ -284,8 +314,21 @@ def _compose(
         engine=engine,
         watch=watch,
         sweeper=sweeper,
+        elector=elector,
         api=api,
     )
+
+
+def _elector(
+    settings: Settings, api: Api, *, fit: Callable[[], bool], changed: Callable[[Role], None]
+) -> Elector | None:
+    """Who tries for the Lease; None where there is none, because there is one process only."""
+    if not settings.lease_name:
+        log.info("FEATUREROLLOUT_LEASE_NAME is not set: this must be the only replica")
+        return None
+    times = Times(settings.lease_duration_seconds, settings.lease_renew_deadline_seconds, settings.lease_retry_seconds)
+    namespace = settings.lease_namespace or pod_namespace() or ""
+    return Elector(KubeLease(api, namespace, settings.lease_name), times, fit=fit, changed=changed)
 
 
 async def _load(parts: _Parts) -> bool:
@@ -308,3 +351,6 @@ async def _end(parts: _Parts, reconciling: asyncio.Task[None]) -> None:
     await parts.reconciler.checkpoint()
     await parts.objects.drain(FAREWELL_S)
     await parts.recorder.drain(FAREWELL_S)
+    if parts.elector is not None:
+        # Last: nothing of this process is under way any more.
+        await parts.elector.release()

@@ -35,7 +35,8 @@ class BackgroundObjects:
     `give_way(waited_s)` is awaited before a status is written that was queued so long ago: rows go first.
     `lost(uid, namespace, name)` is called when a status could not be written because the
     object had changed: it must be drawn again, from what the object is now. `answered` is
-    told what became of a RolloutAction.
+    told what became of a RolloutAction. What is still queued when this replica does not lead any more is lost too:
+    another may have said something newer.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class BackgroundObjects:
         lost: Callable[[str, str, str], None],
         answered: Answered,
         give_way: Callable[[float], Awaitable[None]],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._leads = leads
         self._rollouts = rollouts
         self._give_way = give_way
         self._lost = lost
@@ -116,6 +119,9 @@ class BackgroundObjects:
 
     async def _write(self, uid: str, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         metadata = rollout["metadata"]
+        if not self._leads():
+            self._lost(uid, metadata["namespace"], metadata["name"])
+            return
         try:
             await self._rollouts.write_status(rollout, status)
         except Gone:

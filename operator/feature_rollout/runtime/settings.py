@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # This machine's own addresses, and those of the cloud's metadata, which hand out the node's identity.
@@ -38,6 +39,20 @@ class Settings(BaseSettings):
         default=5.0, ge=0.1, le=3600.0, description="How often flag rows are read to see changes by others."
     )
 
+    lease_name: str = Field(
+        default="", description="The Lease that all replicas share. Empty: this process is the only one."
+    )
+    lease_namespace: str = Field(default="", description="The Lease's namespace. Empty: the pod's own.")
+    lease_duration_seconds: int = Field(
+        default=15, ge=2, le=3600, description="A Lease that was not renewed for so long is taken by another replica."
+    )
+    lease_renew_deadline_seconds: float = Field(
+        default=10.0, gt=0, description="Who could not renew the Lease for so long raises nothing any more."
+    )
+    lease_retry_seconds: float = Field(
+        default=2.0, ge=0.1, description="How often each replica looks at the Lease, or renews it."
+    )
+
     denied_addresses: Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], NoDecode] = Field(
         default=tuple(ipaddress.ip_network(text) for text in _DENIED),
         description="Networks, separated by commas, in which no database of a FlagStore may be. "
@@ -46,6 +61,29 @@ class Settings(BaseSettings):
     allow_sockets: bool = Field(
         default=False, description="Whether a FlagStore's connection string may name the path of a Unix socket."
     )
+
+    @field_validator("lease_name", "lease_namespace")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if value and not NAMESPACE.fullmatch(value):
+            raise ValueError(f"{value!r} is no name of at most 63 lower-case letters, digits and dashes")
+        return value
+
+    @field_validator("lease_renew_deadline_seconds")
+    @classmethod
+    def _is_before_the_end(cls, value: float, info: ValidationInfo) -> float:
+        end = info.data.get("lease_duration_seconds", math.inf)
+        if not value < end:
+            raise ValueError(f"must be less than the lease's {end} seconds, or two replicas could lead")
+        return value
+
+    @field_validator("lease_retry_seconds")
+    @classmethod
+    def _leaves_a_second_try(cls, value: float, info: ValidationInfo) -> float:
+        deadline = info.data.get("lease_renew_deadline_seconds", math.inf)
+        if not 2.0 * value <= deadline:
+            raise ValueError(f"must be at most half of the renew deadline, {deadline:g} seconds")
+        return value
 
     # Runs after _split: validators of this mode run from the last to the first.
     @field_validator("denied_addresses", mode="before")

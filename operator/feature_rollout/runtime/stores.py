@@ -55,7 +55,8 @@ class Stores:
     """`get` while reconciling, `check_forever` as a task.
 
     `tell(FlagStore, trouble or None)` is called after each check, `drifted(store, flag)` when somebody else
-    has changed a flag and the database says so by itself. `access` is what the operator's settings allow.
+    has changed a flag and the database says so by itself. `access` is what the operator's settings allow. Databases
+    are checked, which may install the bookkeeping, by who leads.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Stores:
         tell: Callable[[Mapping[str, Any], Trouble | None], None],
         drifted: Callable[[ObjectKey, str], None],
         access: Access,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._leads = leads
         self._api = api
         self._tell = tell
         self._drifted = drifted
@@ -84,6 +87,10 @@ class Stores:
         if handle is not None and handle.uid == obj["metadata"]["uid"]:
             return handle
         return await self._refresh(key, obj)
+
+    def answer(self) -> bool:
+        """Whether any database in use has answered when it was asked last; true where none is in use."""
+        return not self._handles or any(handle.store.answers for handle in self._handles.values())
 
     def wake(self) -> None:
         """Check soon: a FlagStore is new or has changed."""
@@ -114,7 +121,8 @@ class Stores:
     async def _check(self, obj: Mapping[str, Any]) -> None:
         try:
             handle = await self._refresh(key_of(obj) or ("", ""), obj)
-            await handle.store.check()
+            if self._leads():
+                await handle.store.check()
         except Problem as problem:
             if problem.reason != API_UNAVAILABLE:
                 self._tell(obj, Trouble(problem.reason, problem.message, problem.stalled))

@@ -37,6 +37,8 @@ class Telemetry:
     invariant_violations: Counter = field(init=False)
     watch_restarts: Counter = field(init=False)
     events_dropped: Counter = field(init=False)
+    leader: Gauge = field(init=False)
+    role_changes: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         p, r = "featurerollout_", self.registry
@@ -89,6 +91,13 @@ class Telemetry:
             ),
             "watch_restarts": Counter(
                 f"{p}watch_restarts_total", "Times that the watch was started again.", registry=r
+            ),
+            "leader": Gauge(f"{p}leader", "1 while this replica leads, else 0.", registry=r),
+            "role_changes": Counter(
+                f"{p}role_changes_total",
+                "Times that this replica became one that leads, stands by, or sees nobody lead.",
+                ["role"],
+                registry=r,
             ),
             "events_dropped": Counter(
                 f"{p}events_dropped_total", "Kubernetes Events that were not written.", registry=r

@@ -67,6 +67,8 @@ class Connections:
         # How many wait for a slot.
         self._waiting = 0
         self._closed = False
+        # Whether the server has answered when it was asked last.
+        self.answers = True
 
     async def warm(self) -> None:
         """Have a connection open before it is needed; raises Problem."""
@@ -101,9 +103,15 @@ class Connections:
         try:
             connection = await self._begun(begin)
             try:
-                return await self._committed(connection, work, crash)
+                result = await self._committed(connection, work, crash)
             finally:
                 await self._put_back(connection)
+        except Problem as problem:
+            self.answers = problem.reason != STORE_UNREACHABLE
+            raise
+        else:
+            self.answers = True
+            return result
         finally:
             self._slots.release()
 

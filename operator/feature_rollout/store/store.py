@@ -105,6 +105,11 @@ class PostgresFlagStore:
         self._told_of_polling = False
         self._trim_at_s = 0.0
 
+    @property
+    def answers(self) -> bool:
+        """Whether the server has answered when it was asked last; true before it was."""
+        return self._writers.answers
+
     async def prepare(self) -> None:
         """Check that everything is there and permitted; raises Problem.
 

@@ -44,6 +44,12 @@ def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("WORKERS", "0"),
         ("DRIFT_POLL_SECONDS", "nan"),
         ("LOG_FORMAT", "xml"),
+        ("LEASE_NAME", "Operator"),
+        ("LEASE_NAMESPACE", "kube/system"),
+        ("LEASE_DURATION_SECONDS", "1"),
+        ("LEASE_RENEW_DEADLINE_SECONDS", "15"),
+        ("LEASE_RENEW_DEADLINE_SECONDS", "nan"),
+        ("LEASE_RETRY_SECONDS", "5.1"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
