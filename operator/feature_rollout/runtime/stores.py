@@ -121,8 +121,9 @@ class Stores:
     async def _check(self, obj: Mapping[str, Any]) -> None:
         try:
             handle = await self._refresh(key_of(obj) or ("", ""), obj)
-            if self._leads():
-                await handle.store.check()
+            if not self._leads():
+                return
+            await handle.store.check()
         except Problem as problem:
             if problem.reason != API_UNAVAILABLE:
                 self._tell(obj, Trouble(problem.reason, problem.message, problem.stalled))

@@ -173,3 +173,11 @@ async def test_what_is_over_for_a_month_is_deleted() -> None:
     world.api.down = False
     await world.actions.check()
     assert world.api.deleted == ["old"]
+
+
+async def test_only_who_leads_deletes_and_answers() -> None:
+    world = World()
+    world.actions = Actions(world.api, world.inventory, world.answers, world.clock, lambda: False)  # type: ignore[arg-type]
+    world.has(action("old", status={"phase": "Applied", "finishedAt": "2025-01-05T09:00:00Z"}), action("alone"))
+    await world.actions.check()
+    assert (world.api.deleted, world.answers._waiting) == ([], {})

@@ -1,5 +1,6 @@
 """What is said of an object is remembered for as long as the object is there, and no longer."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from feature_rollout.core.decision import Trouble
 from feature_rollout.runtime import answers
 from feature_rollout.runtime.answers import Answers
+from support.waiting import wait_for_async
 
 
 def provider(number: int) -> dict[str, Any]:
@@ -49,3 +51,20 @@ def test_it_is_said_once_until_it_changes() -> None:
     said.provider_is(provider(0), None)
     ((_, status),) = said._waiting.values()
     assert (status["conditions"][0]["status"], status["conditions"][0]["reason"]) == ("True", "ProviderUsable")
+
+
+async def test_who_does_not_lead_says_nothing_and_forgets_what_it_was_about_to_say() -> None:
+    leading = False
+    api: Any = None
+    said = Answers(api, lambda: leading)
+    said.provider_is(provider(0), None)
+    assert (said._waiting, said._told) == ({}, {})
+    leading = True
+    said.provider_is(provider(0), None)
+    leading = False
+    # There is no API server: a write would raise.
+    running = asyncio.create_task(said.run())
+    await wait_for_async(lambda: not said._waiting and not said._told)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()

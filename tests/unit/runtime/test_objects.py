@@ -4,6 +4,7 @@
 |---|---|
 | there are rows to write | statuses give way, and wait a second at most |
 | a status is replaced while it waits | only the newest is written |
+| another replica leads by then | it is lost, and told to be |
 """
 
 import asyncio
@@ -89,3 +90,27 @@ async def test_without_anything_to_work_on_nothing_waits() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(written.statuses) == 1
+
+
+async def test_what_is_queued_when_the_lead_is_lost_is_not_written() -> None:
+    leading, lost = True, list[tuple[str, str, str]]()
+    written, free = Written(), asyncio.Event()
+
+    async def give_way(_waited_s: float) -> None:
+        await free.wait()
+
+    objects = BackgroundObjects(
+        cast("KubeRollouts", written), lambda *what: lost.append(what), lambda *_: None, give_way, lambda: leading
+    )
+    task = asyncio.create_task(objects.run())
+    await objects.write_status(rollout("a"), {"phase": "Baking"})
+    leading = False
+    free.set()
+    assert await objects.drain(5)
+    assert (written.statuses, lost) == ([], [("a", "shop", "a")])
+    leading = True
+    await objects.write_status(rollout("a"), {"phase": "Held"})
+    assert await objects.drain(5)
+    assert written.statuses == [("a", {"phase": "Held"})]
+    task.cancel()
+    await asyncio.wait([task])

@@ -23,9 +23,14 @@ class Here:
         self.asked: list[PostgresFlagStore] = []
         self.told: list[Trouble | None] = []
         api: Any = self
-        self.stores = Stores(api, lambda _obj, trouble: self.told.append(trouble), lambda *_: None, ANYWHERE)
+        self.leading = True
+        self.read = 0
+        self.stores = Stores(
+            api, lambda _obj, trouble: self.told.append(trouble), lambda *_: None, ANYWHERE, lambda: self.leading
+        )
 
     async def secret(self, _namespace: str, _name: str) -> dict[str, str]:
+        self.read += 1
         return {"uri": f"postgresql://writer:{self.password}@127.0.0.1:{self.port}/shop"}
 
     def uses(self, store: PostgresFlagStore) -> bool:
@@ -87,3 +92,20 @@ async def test_another_password_opens_it_anew_and_the_same_one_does_not(here: He
     assert await here.stores.get(flag_store()) is not first
     assert here.told
     assert all(trouble is not None and "second" not in trouble.message for trouble in here.told)
+
+
+async def test_databases_are_checked_by_who_leads_and_secrets_read_by_all(here: Here) -> None:
+    await here.checked()
+    assert not here.stores.answer(), "there is none on that port"
+    here.leading = False
+    told, read = len(here.told), here.read
+    for more in (1, 2):
+        here.stores.wake()
+        await wait_for_async(lambda more=more: here.read >= read + more)
+    assert len(here.told) == told
+    here.leading = True
+    await here.checked()
+
+
+def test_a_database_that_nobody_has_asked_is_not_away() -> None:
+    assert Here().stores.answer()
