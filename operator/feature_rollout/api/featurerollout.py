@@ -48,12 +48,12 @@ class MetricBinding(ApiModel):
 
 
 class Contacts(ApiModel):
-    """Who to talk to, for people."""
+    """Who to talk to. People read it, and it is in the operator's notifications."""
 
     team: Line | None = None
     """The team that owns the rollout."""
     slack: Line | None = None
-    """Its channel."""
+    """Its channel, as #name or id; the operator's Slack bot, if there is one, writes to it."""
     email: Line | None = None
     """Its mail address."""
     runbook: Line | None = None

@@ -160,7 +160,7 @@ async def drain(outbox: Outbox, line: Line) -> None:
 async def keep(outbox: Outbox, lines: Sequence[Line], counts: Counts, waiting: Callable[[str, Backlog], None]) -> None:
     """Register the recipients, give up what is too old, and tell how much waits for each, until cancelled."""
     clock = asyncio.get_running_loop().time
-    sweep_at_s = clock()
+    sweep_at_s, failures = clock(), 0
     while True:
         try:
             if clock() >= sweep_at_s:
@@ -171,8 +171,11 @@ async def keep(outbox: Outbox, lines: Sequence[Line], counts: Counts, waiting: C
             for line in lines:
                 waiting(line.name, await outbox.backlog(line.name))
         except Problem as problem:
+            failures += 1
             log.debug("an outbox cannot be swept: %s", problem)
-        await asyncio.sleep(BACKLOG_S)
+        else:
+            failures = 0
+        await asyncio.sleep(backoff_s(failures) if failures else BACKLOG_S)
 
 
 def _extra(key: str, operation: str) -> dict[str, str]:

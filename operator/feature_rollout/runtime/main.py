@@ -32,6 +32,7 @@ from feature_rollout.runtime.elector import Elector
 from feature_rollout.runtime.engine import Counts, Engine, SystemClock
 from feature_rollout.runtime.http import Heartbeat, HttpServer
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey
+from feature_rollout.runtime.notifier import Notifier
 from feature_rollout.runtime.objects import BackgroundObjects
 from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.scheduler import Scheduler
@@ -140,6 +141,7 @@ class _Operator:
                 asyncio.create_task(parts.engine.checkpoint_forever(), name="checkpoints"),
                 asyncio.create_task(stores, name="store checks"),
                 asyncio.create_task(parts.providers.check_forever(), name="provider checks"),
+                asyncio.create_task(parts.notifier.run(), name="notifier"),
             ]
             if parts.elector is not None:
                 tasks.append(asyncio.create_task(parts.elector.run(), name="elector"))
@@ -222,6 +224,7 @@ class _Parts:
     watch: Watch
     sweeper: Sweeper
     elector: Elector | None
+    notifier: Notifier
     api: Api
 
 
@@ -301,6 +304,7 @@ def _compose(
     sweeper = Sweeper(
         api, inventory, namespaces=settings.watch_namespaces, wake=engine.wake, restart_watch=watch.restart
     )
+    notifier = Notifier(settings, cluster, inventory, telemetry, stores.open_configs)
     return _Parts(
         recorder=recorder,
         objects=objects,
@@ -315,6 +319,7 @@ def _compose(
         watch=watch,
         sweeper=sweeper,
         elector=elector,
+        notifier=notifier,
         api=api,
     )
 

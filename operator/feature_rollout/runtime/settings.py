@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import math
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from feature_rollout.notify import pagerduty, slack
 
 # This machine's own addresses, and those of the cloud's metadata, which hand out the node's identity.
 _DENIED = ("127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+SECRET_BYTES_MIN = 24
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -60,6 +66,28 @@ class Settings(BaseSettings):
     )
     allow_sockets: bool = Field(
         default=False, description="Whether a FlagStore's connection string may name the path of a Unix socket."
+    )
+
+    webhook_url: SecretStr | None = Field(
+        default=None, description="Where every transition is POSTed to as a CloudEvent; http or https."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        validate_default=True,
+        description="The key of its signatures: 24 bytes or more in Base64, as from `openssl rand -base64 32`.",
+    )
+    slack_token: SecretStr | None = Field(default=None, description="A Slack bot's token with the scope `chat:write`.")
+    slack_channel: str = Field(
+        default="",
+        validate_default=True,
+        description="Its channel, by `#name` or id, for rollouts that name none in `spec.contacts.slack`.",
+    )
+    slack_address: str = Field(default=slack.ADDRESS, description="The Slack API; https.")
+    pagerduty_routing_key: SecretStr | None = Field(
+        default=None, description="The integration key (Events API v2) of a PagerDuty service."
+    )
+    pagerduty_address: str = Field(
+        default=pagerduty.ADDRESS, description="The PagerDuty Events API v2; https. The EU has one of its own."
     )
 
     @field_validator("lease_name", "lease_namespace")
@@ -122,3 +150,60 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("webhook_url", "webhook_secret", "slack_token", "pagerduty_routing_key", mode="before")
+    @classmethod
+    def _blank_is_none(cls, value: object) -> object:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _is_url(value.get_secret_value(), "http", "https"):
+            raise ValueError("it is not an address such as https://hooks.example.com/rollouts")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            if info.data.get("webhook_url") is not None:
+                raise ValueError("it is needed with FEATUREROLLOUT_WEBHOOK_URL: openssl rand -base64 32")
+            return None
+        try:
+            key = signing_key(value)
+        except (binascii.Error, ValueError):
+            raise ValueError("it is not Base64: openssl rand -base64 32") from None
+        if len(key) < SECRET_BYTES_MIN:
+            raise ValueError(f"it has fewer than {SECRET_BYTES_MIN} bytes: openssl rand -base64 32")
+        return value
+
+    @field_validator("slack_channel")
+    @classmethod
+    def _is_channel(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("slack_token") is not None:
+            raise ValueError("it is needed with FEATUREROLLOUT_SLACK_TOKEN")
+        if value and not slack.CHANNEL.fullmatch(value):
+            raise ValueError(f"{value!r} is not a channel such as #deployments or C0123456789")
+        return value
+
+    @field_validator("slack_address", "pagerduty_address")
+    @classmethod
+    def _is_encrypted(cls, value: str) -> str:
+        # What goes there has a credential in it.
+        if not _is_url(value, "https"):
+            raise ValueError(f"{value!r} is not an https address")
+        return value
+
+
+def signing_key(secret: SecretStr) -> bytes:
+    """The bytes that a webhook is signed with; raises ValueError. `whsec_` is how others mark such a secret."""
+    return base64.b64decode(secret.get_secret_value().strip().removeprefix("whsec_"), validate=True)
+
+
+def _is_url(text: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -113,6 +113,10 @@ class Stores:
             except TimeoutError:
                 continue
 
+    def open_configs(self) -> list[StoreConfig]:
+        """What the open stores are made from: those of two FlagStores on one database may be alike."""
+        return [handle.config for handle in self._handles.values()]
+
     async def close(self) -> None:
         for handle in self._handles.values():
             await handle.close()

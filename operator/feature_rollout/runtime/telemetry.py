@@ -39,6 +39,9 @@ class Telemetry:
     events_dropped: Counter = field(init=False)
     leader: Gauge = field(init=False)
     role_changes: Counter = field(init=False)
+    notifications: Counter = field(init=False)
+    notifications_waiting: Gauge = field(init=False)
+    outbox_age_seconds: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         p, r = "featurerollout_", self.registry
@@ -101,6 +104,25 @@ class Telemetry:
             ),
             "events_dropped": Counter(
                 f"{p}events_dropped_total", "Kubernetes Events that were not written.", registry=r
+            ),
+            "notifications": Counter(
+                f"{p}notifications_total",
+                "Transitions that a recipient (webhook, slack, pagerduty) was to be told of, by outcome: delivered, "
+                "failed (and tried again), given_up.",
+                ["recipient", "outcome"],
+                registry=r,
+            ),
+            "notifications_waiting": Gauge(
+                f"{p}notifications_waiting",
+                "Transitions that a recipient was not told of yet.",
+                ["recipient"],
+                registry=r,
+            ),
+            "outbox_age_seconds": Gauge(
+                f"{p}outbox_age_seconds",
+                "The age of the oldest transition that a recipient was not told of yet; 0 when there is none.",
+                ["recipient"],
+                registry=r,
             ),
         }
         for name, metric in metrics.items():

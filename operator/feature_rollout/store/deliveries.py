@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from feature_rollout import failpoints
@@ -22,6 +23,9 @@ from feature_rollout.store.values import jsonb, text
 LEASE_S: Final = 45.0
 # A row is tried for so long after it was written.
 GIVE_UP_HOURS: Final = 24
+# A new recipient is told of this much of the past: a rollout of a new database begins before there is a table to
+# register in, or while it is away.
+PAST_MINUTES: Final = 10
 # A sign of life of a recipient is given every so many minutes, and without one it keeps no row from being deleted.
 _SIGN_OF_LIFE_MINUTES: Final = 10
 _GONE_AFTER_MINUTES: Final = 60
@@ -77,7 +81,8 @@ WHERE id = %(id)s AND NOT %(recipient)s = ANY (told)
 """
 
 _REGISTER: Final = """
-INSERT INTO feature_rollout.recipient AS r (name, cluster) VALUES (%(recipient)s, %(cluster)s)
+INSERT INTO feature_rollout.recipient AS r (name, cluster, since)
+VALUES (%(recipient)s, %(cluster)s, clock_timestamp() - make_interval(mins => %(past_minutes)s))
 ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp()
   WHERE r.seen_at < clock_timestamp() - make_interval(mins => %(minutes)s)
 """
@@ -105,6 +110,33 @@ SELECT (SELECT count(*) FROM feature_rollout.waiting WHERE recipient = %(recipie
        (SELECT min(at) FROM feature_rollout.waiting WHERE recipient = %(recipient)s),
        (SELECT count(*) FROM feature_rollout.outbox WHERE given_up ? %(recipient)s)
 """
+_BACKLOGS: Final = """
+SELECT r.name, count(w.id), coalesce(extract(epoch FROM clock_timestamp() - min(w.at)), 0)::float8,
+       (SELECT count(*) FROM feature_rollout.outbox o WHERE o.given_up ? r.name),
+       coalesce(max(d.problem), '')
+FROM feature_rollout.recipient r
+LEFT JOIN feature_rollout.waiting w ON w.recipient = r.name
+LEFT JOIN feature_rollout.delivery d ON d.recipient = r.name AND d.ledger_key = w.ledger_key AND d.problem <> ''
+WHERE r.seen_at > clock_timestamp() - make_interval(mins => %(minutes)s)
+GROUP BY r.name ORDER BY r.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """What a recipient of any cluster waits for, how long it has, and one of the things that went wrong."""
+
+    recipient: str
+    waiting: int
+    since_s: float
+    given_up: int
+    problem: str
+
+
+async def backlogs(connection: Connection) -> list[Untold]:
+    """Of every recipient that some operator is told to notify now; raises psycopg's errors."""
+    rows = await _rows(connection, _BACKLOGS, {"minutes": _GONE_AFTER_MINUTES})
+    return [Untold(*row) for row in rows]
 
 
 class PostgresOutbox:
@@ -171,9 +203,10 @@ class PostgresOutbox:
     async def sweep(self, recipients: Sequence[str]) -> Sequence[tuple[str, str, str]]:
         async def work(connection: Connection) -> list[tuple[str, str, str]]:
             late = []
+            registered = {"minutes": _SIGN_OF_LIFE_MINUTES, "past_minutes": PAST_MINUTES}
             for recipient in recipients:
                 named = {"recipient": self._named(recipient), "cluster": self._cluster}
-                await _execute(connection, _REGISTER, named | {"minutes": _SIGN_OF_LIFE_MINUTES})
+                await _execute(connection, _REGISTER, named | registered)
                 rows = await _rows(connection, _LATE, named | {"hours": GIVE_UP_HOURS})
                 late += [(recipient, operation, key) for operation, key in rows]
             await _execute(connection, _FINISHED, {"minutes": _GONE_AFTER_MINUTES})

@@ -26,7 +26,7 @@ from feature_rollout.postgres import (
     dispose,
     quoted,
 )
-from feature_rollout.store import drift, inspection, migrations, serving
+from feature_rollout.store import deliveries, drift, inspection, migrations, serving
 from feature_rollout.store.config import TableMapping
 
 _ROLE_TIMEOUT_S: Final = 20.0
@@ -35,6 +35,8 @@ _SKEW_S_MAX: Final = 2.0
 # Those that the test suite runs on; older ones lack nothing that is known, and nobody has tried.
 _TESTED_FROM: Final = 150_000
 _NAMED_MAX: Final = 5
+# What waits for longer than this to be told is worth a line.
+_UNTOLD_S_MAX: Final = 300.0
 # What the operator sets when it connects as the reader; a pooler in transaction mode does not let it.
 _READER_SETTINGS: Final = {
     "statement_timeout": "'10s'",
@@ -204,6 +206,7 @@ class _Doctor:
         yield bookkeeping
         if bookkeeping.message == _UP_TO_DATE:
             yield await _evaluation(connection, self._table)
+            yield await _told(connection)
         try:
             await inspection.shape(connection, self._table, server.role)
         except Problem as problem:
@@ -519,6 +522,21 @@ async def _definers(connection: Connection) -> Finding:
     named = ", ".join(name for (name,) in rows[:_NAMED_MAX]) + (", and more" if len(rows) > _NAMED_MAX else "")
     revokes = "; ".join(f"REVOKE EXECUTE ON ROUTINE {name} FROM PUBLIC" for (name,) in rows[:_NAMED_MAX])
     return _warning(check, f"metric SQL may call SECURITY DEFINER functions, {named}: {revokes}")
+
+
+async def _told(connection: Connection) -> Finding:
+    """Whether those who are to be told of transitions are."""
+    check = "writer: notifications"
+    found = await deliveries.backlogs(connection)
+    late = [f"{one.recipient} waits for {one.waiting} since {one.since_s / 60:.0f} min: {one.problem}" for one in found
+            if one.since_s > _UNTOLD_S_MAX]  # fmt: skip
+    lost = [f"{one.given_up} were never told to {one.recipient}" for one in found if one.given_up]
+    if late or lost:
+        hint = "SELECT at, operation_id, given_up FROM feature_rollout.outbox WHERE given_up <> '{}' lists those; "
+        acknowledged = f"{hint}DELETE them when they are known" if lost else "see docs/notifications.md"
+        return _warning(check, f"{'; '.join((*late, *lost))}; {acknowledged}")
+    names = ", ".join(one.recipient for one in found)
+    return _ok(check, f"nothing waits for long: {names}" if found else "no operator on this database notifies anybody")
 
 
 async def _rows(connection: Connection, statement: str, *params: object) -> list[tuple[Any, ...]]:

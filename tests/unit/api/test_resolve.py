@@ -168,7 +168,6 @@ class TestTheGuide:
         assert not any(metric.blocker for metric in guide.plan.metrics.values())
         assert not any(clause.blocker for row in guide.plan.rows for clause in row.clauses)
         assert [notice.path for notice in guide.plan.notices] == [
-            "spec.contacts",
             "spec.stages[0].migrations",
             "spec.stages[*].risk",
             "RollbackMatrix/notification-system spec.rows[0].action.script",
@@ -480,10 +479,9 @@ def test_checks_and_approvals_are_in_the_plan_under_their_full_names() -> None:
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        (put("contacts", {"team": "shop"}), "spec.contacts"),
         (put("stages.1.risk", "High"), "spec.stages[*].risk"),
     ],
-    ids=["contacts", "risk"],
+    ids=["risk"],
 )
 def test_what_only_informs_blocks_nothing(change: Change, path: str) -> None:
     resolved = plan(change)

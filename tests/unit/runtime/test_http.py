@@ -25,6 +25,9 @@ NAMES = {
     "featurerollout_invariant_violations",
     "featurerollout_watch_restarts",
     "featurerollout_events_dropped",
+    "featurerollout_notifications",
+    "featurerollout_notifications_waiting",
+    "featurerollout_outbox_age_seconds",
 }
 
 

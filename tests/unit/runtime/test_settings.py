@@ -3,7 +3,7 @@ from ipaddress import ip_network
 import pytest
 from pydantic import ValidationError
 
-from feature_rollout.runtime.settings import Settings
+from feature_rollout.runtime.settings import Settings, signing_key
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +68,58 @@ def test_addresses_are_denied_by_networks(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("FEATUREROLLOUT_DENIED_ADDRESSES", "10.0.0.1/8")
     with pytest.raises(ValidationError, match=r"'10.0.0.1/8' is not a network such as 10.0.0.0/8"):
         Settings()
+
+
+GOOD = {
+    "WEBHOOK_URL": "https://hooks.example.com/t0psecret",
+    "WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "SLACK_TOKEN": "xoxb-s3cret",
+    "SLACK_CHANNEL": "#deployments",
+    "PAGERDUTY_ROUTING_KEY": "r" * 32,
+}
+
+
+def test_nobody_is_notified_by_default() -> None:
+    settings = Settings()
+    assert (settings.webhook_url, settings.slack_token, settings.pagerduty_routing_key) == (None, None, None)
+    assert settings.slack_address.startswith("https://slack.com/")
+
+
+def test_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(f"FEATUREROLLOUT_{name}", value)
+    settings = Settings()
+    assert settings.webhook_secret is not None
+    assert len(signing_key(settings.webhook_secret)) == 24
+    for secret in ("t0psecret", "MfKQ9r8", "s3cret", "rrrr"):
+        assert secret not in repr(settings)
+    # As from a Secret that has not been filled in.
+    for name in GOOD:
+        monkeypatch.setenv(f"FEATUREROLLOUT_{name}", "")
+    assert Settings().webhook_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("WEBHOOK_URL", "hooks.example.com", "is not an address"),
+        ("WEBHOOK_URL", "file:///etc/passwd", "is not an address"),
+        ("WEBHOOK_SECRET", "", "needed with FEATUREROLLOUT_WEBHOOK_URL"),
+        ("WEBHOOK_SECRET", "t0psecret!", "not Base64"),
+        ("WEBHOOK_SECRET", "dG9vc2hvcnQ=", "fewer than 24 bytes"),
+        ("SLACK_CHANNEL", "", "needed with FEATUREROLLOUT_SLACK_TOKEN"),
+        ("SLACK_CHANNEL", "@ceo", "not a channel"),
+        ("SLACK_ADDRESS", "http://slack.com/api", "not an https address"),
+        ("PAGERDUTY_ADDRESS", "http://events.pagerduty.com", "not an https address"),
+    ],
+)
+def test_a_notification_that_makes_no_sense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    for known, good in GOOD.items():
+        monkeypatch.setenv(f"FEATUREROLLOUT_{known}", good)
+    monkeypatch.setenv(f"FEATUREROLLOUT_{name}", value)
+    with pytest.raises(ValidationError, match=says) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [(name.lower(),)]
+    assert "t0psecret" not in str(caught.value)

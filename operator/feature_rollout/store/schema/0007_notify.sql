@@ -9,7 +9,7 @@ COMMENT ON TABLE feature_rollout.outbox IS 'One row a transition of a rollout, i
 CREATE TABLE IF NOT EXISTS feature_rollout.recipient (
   name    text PRIMARY KEY,
   cluster text NOT NULL,
-  since   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  since   timestamptz NOT NULL,
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE feature_rollout.recipient IS 'What the operators of each cluster are told to notify: of rows of the outbox that are not older than since. seen_at is when one of them last gave a sign of life.';

@@ -1,0 +1,146 @@
+"""A rollout and its revert as others hear of it: a webhook, Slack and PagerDuty, each a real server."""
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from feature_rollout.failpoints import DELIVERY
+from support.fakeslack import TOKEN, FakeSlack
+from support.manifests import ROLLOUT, A, disable, rollout, stage, store
+from support.operatorprocess import Operator
+from support.receiver import SECRET, Receiver
+from support.tls import Authority, openssl_or_skip
+from support.waiting import wait_for
+from support.world import World
+
+HALF, OFF = (True, 50, frozenset()), (False, 50, frozenset())
+ROUTING_KEY = "r0uting-s3cret"
+KINDS = ["Advance", "Advance", "DisableFlags"]
+
+
+@dataclass
+class Others:
+    """Who is told; `env` are the operator's settings for it."""
+
+    webhook: Receiver
+    slack: FakeSlack
+    pagerduty: Receiver
+    env: dict[str, str]
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Iterator[Others]:
+    openssl_or_skip()
+    authority = Authority(tmp_path / "ca")
+    certificate, key = tmp_path / "host.crt", tmp_path / "host.key"
+    for file, content in zip((certificate, key), authority.issue("localhost"), strict=True):
+        file.write_text(content)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with Receiver() as webhook, Receiver(tls) as slack, Receiver(tls) as pagerduty:
+        pagerduty.always = 202
+        env = {
+            "webhook_url": f"{webhook.url}/hooks/t0psecret",
+            "webhook_secret": SECRET,
+            "slack_token": TOKEN,
+            "slack_channel": "#rollouts",
+            "slack_address": f"https://localhost:{slack.port}/api",
+            "pagerduty_routing_key": ROUTING_KEY,
+            "pagerduty_address": f"https://localhost:{pagerduty.port}/v2/enqueue",
+        }
+        yield Others(webhook, FakeSlack(slack, "#rollouts", "#checkout"), pagerduty, env)
+
+
+@pytest.fixture
+def ready(idle_operator: Operator, tmp_path: Path, others: Others) -> Operator:
+    idle_operator._env["SSL_CERT_FILE"] = str(tmp_path / "ca" / "ca.crt")
+    return idle_operator
+
+
+def subject(world: World) -> str:
+    return f"{world.namespace}/{ROLLOUT}"
+
+
+def kinds(others: Others, world: World) -> list[str]:
+    events = others.webhook.events(subject(world))
+    assert [event["sequence"] for event in events] == sorted(event["sequence"] for event in events)
+    return [event["type"].removeprefix("dev.featurerollout.") for event in events]
+
+
+def regress(world: World, operator: Operator) -> None:
+    contacts = {"slack": "#checkout", "team": "checkout", "runbook": "https://example.com/runbook"}
+    stages = [stage("ten", 10), stage("half", 50, "30s"), stage("everyone", 100)]
+    world.apply(store(), rollout(stages=stages, rows=[disable()], contacts=contacts))
+    world.wait_row(A, HALF)
+    operator.wait_looks(2, verdict="Pass")
+    world.traffic.failed = 0.3
+    world.wait_row(A, OFF)
+
+
+def test_a_revert_is_told_to_all(world: World, ready: Operator, others: Others) -> None:
+    ready.start(**others.env)
+    regress(world, ready)
+    wait_for(lambda: kinds(others, world) == KINDS, 30.0, "the events of the webhook")
+    revert = others.webhook.events(subject(world))[-1]
+    assert revert["data"]["flags"][A]["after"] == {"enabled": False, "percentage": "50", "groups": []}
+    assert revert["data"]["stage"] == "half"
+    # As the audit has it, under the same name.
+    assert revert["id"] in {entry["operation_id"] for entry in world.audit(A)}
+    wait_for(lambda: len(others.slack.only.thread) == 3, 30.0, "the thread")
+    message = others.slack.only
+    assert message.channel == others.slack.channels["#checkout"]
+    assert f"*{subject(world)}*" in message.text
+    assert ":rotating_light:" in message.text
+    assert "Runbook: https://example.com/runbook" in message.text
+    wait_for(lambda: others.pagerduty.calls, 30.0, "the incident")
+    (incident,) = others.pagerduty.calls
+    assert incident.json["event_action"] == "trigger"
+    assert incident.json["links"] == [{"href": "https://example.com/runbook", "text": "Runbook"}]
+
+    world.traffic.failed = 0.0
+    world.act("Retry")
+    wait_for(lambda: "Rearm" in kinds(others, world), 60.0, "the retry")
+    wait_for(lambda: len(others.pagerduty.calls) == 2, 30.0, "the incident's end")
+    assert others.pagerduty.calls[1].json["event_action"] == "resolve"
+    assert others.pagerduty.calls[1].json["dedup_key"] == incident.json["dedup_key"]
+    assert len(others.slack.messages) == 1
+    assert ready.count("featurerollout_notifications_total", recipient="webhook", outcome="delivered") >= 4
+    assert ready.count("featurerollout_notifications_total", outcome="failed") == 0
+    # The answers of the three say nothing of what they are called with.
+    said = ready.log_text + world.everything_said() + ready.get("/metrics")[1]
+    for secret in (SECRET, TOKEN, ROUTING_KEY, "t0psecret"):
+        assert secret not in said
+
+
+def test_a_webhook_that_is_away_holds_nothing_up_and_is_told_later(
+    world: World, ready: Operator, others: Others
+) -> None:
+    others.webhook.always = 503
+    ready.start(**others.env)
+    regress(world, ready)
+    wait_for(lambda: len(others.slack.messages) == 1 and len(others.slack.only.thread) == 3, 30.0, "the thread")
+    wait_for(lambda: ready.count("featurerollout_notifications_waiting", recipient="webhook") == 3, 30.0, "the wait")
+    assert ready.count("featurerollout_outbox_age_seconds", recipient="webhook") > 0
+    assert ready.count("featurerollout_notifications_waiting", recipient="slack") == 0
+    assert others.webhook.taken == []
+    others.webhook.always = 200
+    wait_for(lambda: kinds(others, world) == KINDS, 120.0, "the events of the webhook")
+    wait_for(lambda: ready.count("featurerollout_outbox_age_seconds", recipient="webhook") == 0, 30.0, "nothing waits")
+
+
+@pytest.mark.parametrize("place", DELIVERY)
+def test_a_crash_between_telling_and_remembering(world: World, ready: Operator, others: Others, place: str) -> None:
+    """Everything is told; whoever dedups by id sees it once and in order."""
+    webhook = {name: value for name, value in others.env.items() if name.startswith("webhook")}
+    ready.start(failpoints=[place], **webhook)
+    stages = [stage("ten", 10), stage("everyone", 100)]
+    world.apply(store(), rollout(stages=stages, rows=[disable()]))
+    ready.wait_until_dead(60.0)
+    ready.start(**webhook)
+    world.wait_condition("Completed", "True", "Completed", timeout_s=60.0)
+    wait_for(lambda: kinds(others, world) == ["Advance", "Advance", "Complete"], 120.0, "the events")
+    operations = [call.json["id"] for call in others.webhook.taken]
+    assert len(operations) - len(set(operations)) == (1 if place == DELIVERY[0] else 0)
