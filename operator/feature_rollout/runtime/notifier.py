@@ -52,6 +52,7 @@ class Notifier:
         self._counts = _Counts(telemetry)
         self._http = Http()
         self._lines = [Line(recipient, self._counts) for recipient in self._recipients(settings)]
+        self._counts.begin(line.name for line in self._lines)
         # By the writer's connection string: FlagStores of the same one have the same outbox.
         self._drains: dict[str, asyncio.Task[None]] = {}
 
@@ -117,6 +118,12 @@ class _Counts:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._backlogs: dict[tuple[str, str], Backlog] = {}
+
+    def begin(self, recipients: Iterable[str]) -> None:
+        """A counter that begins with its first increment shows no increase to Prometheus."""
+        for recipient in recipients:
+            for outcome in ("delivered", "failed", "given_up"):
+                self._telemetry.notifications.labels(recipient, outcome)
 
     def delivered(self, recipient: str) -> None:
         self._telemetry.notifications.labels(recipient, "delivered").inc()
