@@ -21,6 +21,7 @@ from feature_rollout.postgres import (
     TABLE_MISSING,
     WRITE_REFUSED,
     Connection,
+    Cursor,
     parse_uri,
 )
 from feature_rollout.store import (
@@ -144,9 +145,11 @@ class PostgresFlagStore:
     async def read(
         self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
     ) -> Snapshot:
-        return await self._run(
-            lambda connection: self._read(connection, key, flags, requests, progress=progress), read_only=True
+        # What is asked goes out with its COMMIT, and is looked at when that is answered.
+        asked = await self._run(
+            lambda connection: self._ask(connection, key, flags, requests, progress=progress), read_only=True
         )
+        return await self._snapshot(*asked)
 
     async def last_plan(self, key: str, uid: str) -> Mapping[str, Any] | None:
         """What the last good plan of this object was made of; None unless it holds the ledger row."""
@@ -264,17 +267,23 @@ class PostgresFlagStore:
     async def _inspect(self, connection: Connection) -> inspection.Shape:
         return await inspection.shape(connection, self.config.table, self._role)
 
-    async def _read(
+    async def _ask(
         self, connection: Connection, key: str, names: Sequence[str], requests: Sequence[str], *, progress: bool
+    ) -> tuple[Cursor, Cursor | None, Cursor | None, Cursor | None]:
+        return (
+            await ledger.select(connection, key),
+            await flags.select(connection, self.config.table, names, lock=False) if names else None,
+            await actions.select(connection, requests),
+            await ledger.evidence(connection, key) if progress else None,
+        )
+
+    async def _snapshot(
+        self, row: Cursor, listed: Cursor | None, answers: Cursor | None, stored: Cursor | None
     ) -> Snapshot:
-        table = self.config.table
-        row, answers = await ledger.select(connection, key), await actions.select(connection, requests)
-        stored = await ledger.evidence(connection, key) if progress else None
-        listed = await flags.select(connection, table, names, lock=False) if names else None
         found = await ledger.selected(row)
         if found is None:
             raise Problem(claims.LEDGER_MISSING, "the rollout has no ledger row; it is opened again", stalled=False)
-        rows = flags.exposures(await flags.rows(listed), table) if listed is not None else {}
+        rows = {} if listed is None else flags.exposures(await flags.rows(listed), self.config.table)
         measured = None if stored is None else await stored.fetchone()
         return Snapshot(found, rows, await actions.selected(answers), measured and (measured[0], measured[1]))
 
