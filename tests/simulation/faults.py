@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from feature_rollout.core.decision import Phase
+from feature_rollout.core.election import Role
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.people import RequestType
 from feature_rollout.kube.resources import ACTIONS
@@ -101,6 +102,27 @@ def _paused(world: World, rollout: str) -> None:
 def _wake(world: World, victim: Replica) -> None:
     world.note(victim.name, "goes on")
     victim.resume()
+
+
+@fault("Lease lost")
+def _lease_lost(world: World, rollout: str) -> None:
+    """It does not lead any more; another one does, or nobody is seen to."""
+    victim = _victim(world)
+    if victim is None:
+        return
+    unled = world.random.random() < 0.5
+    victim.take_role(Role.UNLED if unled else Role.STANDBY)
+    if not unled and len(world.alive) < 2:
+        world.start()
+    world.loop.call_later(world.random.choice(OUTAGE_S), _lead, world, victim)
+
+
+def _lead(world: World, victim: Replica) -> None:
+    """The Lease is free again when whoever held it is gone."""
+    for other in world.alive:
+        if other is not victim and victim.alive:
+            other.kill("as it is one too many")
+    victim.take_role(Role.LEADING)
 
 
 def _skew(world: World, rollout: str, steps: tuple[float, ...]) -> None:

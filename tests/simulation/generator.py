@@ -102,7 +102,7 @@ def draw(seed: int) -> Script:
         rows,
         traffic,
         checks,
-        _planned(random, active_s),
+        (*_planned(random, active_s), *_between_approvals(random, base)),
         active_s,
         watched=random.random() < 0.6,
         # Without a past a relative clause would keep it from ever beginning.
@@ -130,6 +130,14 @@ def _planned(random: Random, active_s: float) -> tuple[Planned, ...]:
         else:
             found.append(Planned(fault, random.uniform(0.0, active_s)))
     return tuple(found)
+
+
+def _between_approvals(random: Random, plan: Plan) -> tuple[Planned, ...]:
+    """What was agreed to is another plan, or another object, before it begins."""
+    if not any(stage.approval is not None for stage in plan.stages):
+        return ()
+    fault = random.choice(("matrix edited", "cluster rebuilt", "last stage edited"))
+    return (Planned(fault, random.choice((0.0, 20.05, 20.3, 21.0, 45.0)), "AwaitingApproval"),)
 
 
 def _row(random: Random) -> Exposure:
@@ -251,7 +259,7 @@ def _stages(random: Random, name: str, flags: tuple[str, ...], metrics: tuple[Me
 
 def _stage(random: Random, name: str, flags: tuple[str, ...], metrics: tuple[Metric, ...], percentage: int) -> Stage:
     named = tuple(sorted(random.sample(flags, random.randint(1, len(flags)))))
-    if random.random() < 0.08:
+    if random.random() < 0.08 and percentage < 100:
         named = ()
     groups = frozenset(random.sample(GROUPS, random.choice((1, 2)))) if random.random() < 0.2 else None
     if groups is None and random.random() < 0.4:

@@ -31,7 +31,7 @@ def check(witness: Witness, change: Transaction, key: str, plan: Plan, past: Pas
     spec = _spec(witness, change, new)
     if (change.who, new.uid) in witness.deletion_seen:
         yield "S15", f"{change.who} has seen the deletion of {new.uid} and raised"
-    yield from _dormant(witness, new, old, spec)
+    yield from _dormant(witness, change, (old, new), spec)
     yield from _people(witness, change, past, stage, spec)
     yield from _approved(witness, change, new, stage, plan)
     if old.stage >= 0 and old.people.promoted is None:
@@ -51,7 +51,10 @@ def _spec(witness: Witness, change: Transaction, new: Ledger) -> Any:
     return specs.get(generation) if generation is not None else None
 
 
-def _dormant(witness: Witness, new: Ledger, old: Ledger, spec: Any) -> Wrong:
+def _dormant(witness: Witness, change: Transaction, ledgers: tuple[Ledger, Ledger], spec: Any) -> Wrong:
+    old, new = ledgers
+    if witness.is_idle(change.who):
+        yield "S20", f"{change.who} raised without the Lease"
     if old.people.paused is not None:
         yield "S20", "raised while a person has paused it"
     if spec is None:
@@ -180,12 +183,12 @@ def _seen(witness: Witness, change: Transaction, name: str, plan: Plan) -> Wrong
     """Not knowing is not passing: what was answered last, to whoever raises, is a number, and not an old one."""
     replica = next(replica for replica in witness.world.replicas if replica.name == change.who)
     for metric in sorted({clause.metric for _, clause in plan.guards()}):
-        look = witness.newest.get((change.who, name, metric))
-        if look is None:
+        looks = witness.newest(change.who, name, metric)
+        if not looks:
             continue  # what a process before it has stored may be fresh enough
         bound: Metric = plan.metrics[metric]
-        age = replica.now() - look.window.end
-        if not _sound(look) and not _empty(look):
-            yield "S9", f"raised on a look of {metric} that says nothing: {look}"
+        age = replica.now() - max(look.window.end for look in looks)
+        if not any(_sound(look) or _empty(look) for look in looks):
+            yield "S9", f"raised on a look of {metric} that says nothing: {looks[-1]}"
         elif age > 3 * bound.interval + bound.delay + SLACK and not witness.skewed:
             yield "S9", f"raised on a look of {metric} that is {age} old"

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from feature_rollout.core.decision import Trouble
+from feature_rollout.core.election import Role
 from feature_rollout.core.people import Outcome, Request, RequestType, RollBackTo
 from feature_rollout.core.plan import OnDelete, OnDrift, Plan
 from feature_rollout.kube.resources import ACTIONS, ROLLOUTS
@@ -46,7 +47,8 @@ class Replica:
         self.armed: list[Armed] = []
         self.inventory = Inventory()
         self.store = MemoryFlagStore(world.database, DatabaseWire(self))
-        self.reconciler = Reconciler(MemoryObjects(self), self, self, self._woken, poll=POLL)
+        self.role = Role.LEADING
+        self.reconciler = Reconciler(MemoryObjects(self), self, self, self._woken, poll=POLL, role=lambda: self.role)
         self._api = ApiWire(self)
         self._sources: dict[str, tuple[MemorySource, MemoryChecks]] = {}
         self._good: dict[str, str] = {}
@@ -91,6 +93,16 @@ class Replica:
         if self._paused is not None:
             self._paused.set_result(None)
             self._paused = None
+
+    def take_role(self, role: Role) -> None:
+        if self.alive and role is not self.role:
+            self.note(f"is {role}")
+            self.role = role
+            self.world.witness.idle_since_s.pop(self.name, None)
+            if role is not Role.LEADING:
+                self.world.witness.idle_since_s[self.name] = self.world.loop.time()
+            for _, name in sorted(self.inventory.rollouts()):
+                self.wake(name)
 
     # Clock and Telemetry.
 

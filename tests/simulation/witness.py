@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
+# Between taking in what the metrics have said and the commit that rests on it.
+DECIDING_S = 2.0
+
+
 class Witness:
     """Told of everything by whoever does it."""
 
@@ -55,9 +59,10 @@ class Witness:
         self.violation: tuple[str, str] | None = None
         self.pairs: Counter[tuple[str, str]] = Counter()
         self.looks: dict[str, dict[str, list[Look]]] = {name: {} for name in world.script.specs}
-        # By replica and metric: what it was answered last.
-        self.newest: dict[tuple[str, str, str], Look] = {}
+        # By replica, rollout and metric: what it was answered, and when.
+        self._answers: dict[tuple[str, str, str], list[tuple[float, Look]]] = {}
         self.read_s: dict[str, float] = {}
+        self.idle_since_s: dict[str, float] = {}
         self.edited_s: dict[str, float] = {}
         self.skewed = False
         # By replica and key: the attempt whose revert it was told of.
@@ -87,6 +92,18 @@ class Witness:
         """All that a rollout's plan has been, or may have been."""
         name = key.rpartition("/")[2]
         return [plan for at, plan in self.world.plans.items() if plan is not None and at.startswith(f"{name}-")]
+
+    def newest(self, who: str, rollout: str, metric: str) -> list[Look]:
+        """What a raise by this replica may rest on: its last answer, or what was the last while it was deciding."""
+        known = self._answers.get((who, rollout, metric), [])
+        deciding = [look for at_s, look in known if at_s > self.time_s() - DECIDING_S]
+        before = [look for at_s, look in known if at_s <= self.time_s() - DECIDING_S]
+        return before[-1:] + deciding
+
+    def is_idle(self, who: str) -> bool:
+        """Whether a replica has lost the Lease, and not just now."""
+        lost_s = self.idle_since_s.get(who)
+        return lost_s is not None and lost_s < self.time_s() - DECIDING_S
 
     def has_pending(self, who: str) -> bool:
         """Whether a lowering of this replica has failed, so that the next one makes it whole."""
@@ -172,7 +189,7 @@ class Witness:
 
     def looked(self, replica: Replica, rollout: str, look: Look) -> None:
         self.looks[rollout].setdefault(look.metric, []).append(look)
-        self.newest[replica.name, rollout, look.metric] = look
+        self._answers.setdefault((replica.name, rollout, look.metric), []).append((self.time_s(), look))
 
     def checked(self, replica: Replica, rollout: str, answer: CheckAnswer) -> None:
         pass

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from feature_rollout.core.election import Role
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.plan import Metric, Plan
 from feature_rollout.kube.resources import ROLLOUTS
@@ -127,6 +128,7 @@ class World:
             replica.kill("as it is one too many")
         for replica in self.alive:
             replica.skew = timedelta(0)
+            replica.take_role(Role.LEADING)
         if any(fault == "status forged" for fault, _ in self.witness.pairs):
             # A process tells what is new to it; only the next one sees what somebody else has written there.
             for replica in self.alive:
