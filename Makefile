@@ -77,7 +77,7 @@ simulate: setup ## The loop in simulated worlds, N of them from SEED on; the tra
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --count $(N)
 
 test-deep: setup ## 20,000 simulated worlds; a table of the faults and the phases that they were met in
-	FEATUREROLLOUT_SEEDS=20000 $(BIN)/pytest tests/simulation -n $(WORKERS) --dist worksteal
+	@PYTHONPATH=tests $(BIN)/python -m simulation --count 20000 --jobs $(WORKERS) --deep
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py

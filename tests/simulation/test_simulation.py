@@ -9,8 +9,9 @@ import pytest
 
 from simulation import coverage
 from simulation.runner import run, run_one
-from support.depth import SEEDS
 
+# So many of the worlds that `make test-deep` tries.
+SEEDS = 500
 # Small enough for the workers to share the work, large enough for a start to cost nothing.
 CHUNK = 25
 TESTS = Path(__file__).parent.parent
