@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from feature_rollout.core.exposure import Exposure
@@ -148,7 +149,7 @@ def _row(record: Mapping[str, Any]) -> Exposure:
 
 
 def _only(record: Mapping[str, Any], known: set[str], what: str) -> None:
-    unknown = next((name for name in record if name not in known), None)
+    unknown = None if record.keys() <= known else next(name for name in record if name not in known)
     if unknown is not None:
         raise _Wrong(f"{unknown}: {what} has no such field: it has {', '.join(sorted(known))}")
 
@@ -179,13 +180,20 @@ def _number(record: Mapping[str, Any], name: str) -> float | None:
 
 def _time(record: Mapping[str, Any], name: str) -> datetime:
     text = _text(record, name)
+    time = _parsed(text)
+    if time is None:
+        raise _Wrong(f'{name}: "{text}" is not a time with its offset, such as 2026-01-05T09:00:00+01:00')
+    return time
+
+
+# The same times are in the lines of all metrics, and a window ends when the next begins.
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise _Wrong(f'{name}: "{text}" is not a time with its offset, such as 2026-01-05T09:00:00+01:00')
-    return time
+        return None
+    return None if time.tzinfo is None else time
 
 
 def _one_of(record: Mapping[str, Any], name: str, kind: type[E]) -> E:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -66,8 +67,8 @@ def command(
     )
     for assumed in _assumed(resolved.rollout):
         click.echo(f"note: {assumed}", err=True)
-    for line in simulate(scenario):
-        click.echo(json.dumps(line))
+    # Not by `echo`, which flushes after each of hundreds of thousands.
+    sys.stdout.writelines(json.dumps(line) + "\n" for line in simulate(scenario))
 
 
 def _resolved(documents: Sequence[Document]) -> Resolved:

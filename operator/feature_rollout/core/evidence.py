@@ -12,7 +12,7 @@ not seen can't spend weight, nor count towards the looks that `settle` demands.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,6 +105,10 @@ class Test:
         return _SHARE_OF_RAISES / self.flag_stages if raises < self.flag_stages else 0.0
 
 
+# Asked for at every look, always of the same numbers.
+made_test = lru_cache(maxsize=1024)(Test)
+
+
 class Arm(NamedTuple):
     """The users of one arm in a look: with the flags, or without them."""
 
@@ -156,6 +160,11 @@ class Evidence:
     raises: int = 0
     run: Run | None = None
     is_vetoed: bool = False  # the run past the limit was seen in the control arm too
+    # E, the mean of the M_r; kept, because each look is asked for it many times.
+    value: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", sum(self.mixture) / len(self.mixture))
 
     @classmethod
     def of_signs(cls) -> Evidence:
@@ -165,11 +174,6 @@ class Evidence:
     @property
     def _nothing(self) -> tuple[float, ...]:
         return (0.0,) * len(self.mixture)
-
-    @property
-    def value(self) -> float:
-        """E, the mean of the M_r."""
-        return sum(self.mixture) / len(self.mixture)
 
     @property
     def log_value(self) -> float:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class GaugeRule:
         away_from_zero = self.above == (self.limit > 0)
         bound = self.limit * factor if away_from_zero else self.limit / factor
         return value > bound if self.above else value < bound
+
+
+# Asked for at every look, mostly with the same limit.
+made_rule = lru_cache(maxsize=1024)(GaugeRule)
 
 
 class Pair(NamedTuple):

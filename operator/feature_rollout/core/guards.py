@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from feature_rollout.core.evidence import Evidence
 from feature_rollout.core.exposure import DISABLED, FULL, OFF, Exposure, raises
-from feature_rollout.core.gauge import GaugeRun
 from feature_rollout.core.looks import Look, stale_after
 from feature_rollout.core.plan import (
     Action,
@@ -74,26 +73,36 @@ def _assess(plan: Plan, row: Row, clause: Clause, progress: Progress, now: datet
     blocker = clause.blocker or metric.blocker
     if blocker:
         return Guard(row, clause, GuardState.BLIND, note=blocker)
-    latest = progress.of(metric.name).latest
-    quiet = Guard(
-        row, clause, GuardState.QUIET, latest.number if latest else None, limit=_limit(clause, metric, progress)
+    measured, evidence = progress.of(metric.name), progress.evidence_of(clause)
+    latest, onset = measured.latest, evidence.run.onset if evidence.run else None
+    if metric.type is MetricType.GAUGE:
+        onset = progress.gauge_of(clause).past_limit
+    state = _judged(evidence, onset, breached=progress.is_breached(plan, row, clause, now))
+    note, blind_since, without_data = "", None, False
+    if state is not GuardState.BREACHED:
+        blind = _blindness(metric, progress, now) or _incomparable(clause, metric, progress)
+        if blind:
+            state, note = GuardState.BLIND, blind
+            blind_since = measured.failing_since if measured.failures >= BLIND_LOOKS_MIN else None
+        elif latest is None or (needs_past(clause) and progress.reference_of(metric) is None):
+            what = "the first look at" if latest is None else "the past of"
+            state, note = GuardState.UNSEEN, f"{what} {metric.name}"
+        elif not latest.is_measured:
+            is_dry = _is_dry(metric, latest, progress) and state in (GuardState.QUIET, GuardState.PAST_LIMIT)
+            state = GuardState.NO_DATA if is_dry else state
+            note, without_data = f"{metric.name} had no data in its newest window", True
+    return Guard(
+        row,
+        clause,
+        state,
+        latest.number if latest else None,
+        evidence.log_value if evidence.value > 0 else None,
+        onset,
+        note,
+        blind_since,
+        _limit(clause, metric, progress),
+        without_data,
     )
-    guard = _judged(quiet, plan, progress, now)
-    if guard.state is GuardState.BREACHED:
-        return guard
-    blind = _blindness(metric, progress, now) or _incomparable(clause, metric, progress)
-    if blind:
-        measured = progress.of(metric.name)
-        since = measured.failing_since if measured.failures >= BLIND_LOOKS_MIN else None
-        return replace(guard, state=GuardState.BLIND, note=blind, blind_since=since)
-    if latest is None or (needs_past(clause) and progress.reference_of(metric) is None):
-        what = "the first look at" if latest is None else "the past of"
-        return replace(guard, state=GuardState.UNSEEN, note=f"{what} {metric.name}")
-    if latest.is_measured:
-        return guard
-    is_dry = _is_dry(metric, latest, progress) and guard.state in (GuardState.QUIET, GuardState.PAST_LIMIT)
-    state = GuardState.NO_DATA if is_dry else guard.state
-    return replace(guard, state=state, note=f"{metric.name} had no data in its newest window", without_data=True)
 
 
 def _is_dry(metric: Metric, latest: Look, progress: Progress) -> bool:
@@ -110,21 +119,15 @@ def _limit(clause: Clause, metric: Metric, progress: Progress) -> str:
     return metric.format(limit) if limit is not None else ""
 
 
-def _judged(guard: Guard, plan: Plan, progress: Progress, now: datetime) -> Guard:
-    """The guard's state by its evidence alone, with the onset of the run past the limit, and ln E."""
-    row, clause, metric = guard.row, guard.clause, plan.metrics[guard.clause.metric]
-    evidence = progress.evidence.get(clause.key, Evidence())
-    onset = evidence.run.onset if evidence.run else None
-    if metric.type is MetricType.GAUGE:
-        onset = progress.gauges.get(clause.key, GaugeRun()).past_limit
-    guard = replace(guard, onset_at=onset, log_evidence=evidence.log_value if evidence.value > 0 else None)
-    if progress.is_breached(plan, row, clause, now):
-        return replace(guard, state=GuardState.BREACHED)
-    if progress.evidence.get(clause.key, Evidence()).is_vetoed:
-        return replace(guard, state=GuardState.INCIDENT)
-    if progress.holds(plan, row, clause, now):
-        return replace(guard, state=GuardState.HOLDING)
-    return replace(guard, state=GuardState.PAST_LIMIT) if guard.onset_at else guard
+def _judged(evidence: Evidence, onset: datetime | None, *, breached: bool) -> GuardState:
+    """The guard's state by its evidence alone; `onset` is that of the run past the limit."""
+    if breached:
+        return GuardState.BREACHED
+    if evidence.is_vetoed:
+        return GuardState.INCIDENT
+    if evidence.holds:
+        return GuardState.HOLDING
+    return GuardState.PAST_LIMIT if onset else GuardState.QUIET
 
 
 def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:

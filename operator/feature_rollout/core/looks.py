@@ -78,16 +78,17 @@ class Look:
 
     def checked(self) -> Look:
         """This look, or an error in its place when its numbers are none that could be judged."""
-        counts = [self.events, self.units, self.control_events, self.control_units]
-        if not all(math.isfinite(number) for number in (*counts, self.value, self.control_value) if number is not None):
-            what = "a number that is not finite"
-        elif any(count < 0 for count in counts if count is not None):
-            what = "a negative count"
-        elif self.control_units is None if self.control_events is not None else bool(self.control_units):
+        counts = (self.events, self.units, self.control_events, self.control_units)
+        what = ""
+        for number in (*counts, self.value, self.control_value):
+            if number is not None and not math.isfinite(number):
+                what = "a number that is not finite"
+        for count in () if what else counts:
+            if count is not None and count < 0:
+                what = "a negative count"
+        if not what and (self.control_units is None if self.control_events is not None else bool(self.control_units)):
             what = "one of the control arm's two counts without the other"
-        else:
-            return self
-        return Look(self.metric, self.window, error=f"the source gave {what}")
+        return Look(self.metric, self.window, error=f"the source gave {what}") if what else self
 
     def to_json(self) -> dict[str, Any]:
         return {

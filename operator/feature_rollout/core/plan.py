@@ -321,6 +321,10 @@ class Plan:
     def bakes(self) -> timedelta:
         return sum((stage.bake for stage in self.stages), timedelta(0))
 
+    @cached_property
+    def bakes_s(self) -> float:
+        return self.bakes.total_seconds()
+
     def is_enforced(self, clause: Clause) -> bool:
         """Whether the clause may act: its metric is bound and not only observed."""
         metric = self.metrics.get(clause.metric)
@@ -329,6 +333,22 @@ class Plan:
     def guards(self) -> tuple[tuple[Row, Clause], ...]:
         """Every clause that may act, the most severe row first."""
         return self._guards
+
+    def guards_on(self, metric: str) -> tuple[tuple[Row, Clause], ...]:
+        """Those on one metric, in the same order."""
+        return self._guards_by_metric.get(metric, ())
+
+    @cached_property
+    def guarded_metrics(self) -> tuple[str, ...]:
+        """The metrics of these clauses, sorted."""
+        return tuple(sorted(self._guards_by_metric))
+
+    @cached_property
+    def _guards_by_metric(self) -> Mapping[str, tuple[tuple[Row, Clause], ...]]:
+        found: dict[str, tuple[tuple[Row, Clause], ...]] = {}
+        for guard in self._guards:
+            found[guard[1].metric] = (*found.get(guard[1].metric, ()), guard)
+        return found
 
     @cached_property
     def _guards(self) -> tuple[tuple[Row, Clause], ...]:

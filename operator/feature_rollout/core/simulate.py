@@ -107,8 +107,8 @@ class _Simulation:
         """Everything that is to be done now; the view after it, and what is waited for then."""
         looks = self._arrived(now)
         view = self._view(now, looks)
-        for look in looks if not view.is_over else ():
-            yield self._look_line(view, look)
+        if looks and not view.is_over:
+            yield from self._look_lines(view, looks)
         decision = self._decide(view)
         # It ends: each of them enters a stage, answers a request, or is a graver revert than the last.
         while decision.verb.acts:
@@ -196,18 +196,22 @@ class _Simulation:
         rolled_back = view.ledger.latch is not None and not view.ledger.raised and self._scenario.until is None
         return view.is_over or rolled_back
 
-    def _look_line(self, view: View, look: Look) -> Line:
-        guard = next((guard for guard in view.guards if guard.clause.metric == look.metric), None)
-        return {
-            "at": self._time(view.now),
-            "kind": "look",
-            "stage": view.stage.name if view.stage else None,
-            "metric": look.metric,
-            "verdict": str(view.progress.verdict(self._plan, look.checked())),
-            "log_e": guard.log_evidence if guard else None,
-            "limit": (guard.limit or None) if guard else None,
-            "severity": str(guard.row.severity) if guard else None,
-        }
+    def _look_lines(self, view: View, looks: Sequence[Look]) -> Iterator[Line]:
+        # The guard of the most severe row is what is told of a metric.
+        guards = {guard.clause.metric: guard for guard in reversed(view.guards)}
+        at, stage = self._time(view.now), view.stage.name if view.stage else None
+        for look in looks:
+            guard = guards.get(look.metric)
+            yield {
+                "at": at,
+                "kind": "look",
+                "stage": stage,
+                "metric": look.metric,
+                "verdict": str(view.progress.verdict(self._plan, look.checked())),
+                "log_e": guard.log_evidence if guard else None,
+                "limit": (guard.limit or None) if guard else None,
+                "severity": str(guard.row.severity) if guard else None,
+            }
 
     def _news(self, view: View, decision: Decision) -> Iterator[Line]:
         """The line of a decision, when it is another than the one before.
@@ -293,7 +297,8 @@ class _Past:
     def __init__(self, looks: Sequence[Look]) -> None:
         by_metric: dict[str, list[Look]] = defaultdict(list)
         for look in sorted(looks, key=lambda look: look.window.start):
-            by_metric[look.metric].append(look)
+            if (checked := look.checked()).error is None:
+                by_metric[look.metric].append(checked)
         self._looks = dict(by_metric)
         self._starts = {name: [look.window.start for look in found] for name, found in by_metric.items()}
 
@@ -313,7 +318,7 @@ class _Past:
         """One look at all that began in a window and ended by then, but for errors."""
         looks, starts = self._looks.get(metric.name, []), self._starts.get(metric.name, [])
         found = looks[bisect_left(starts, window.start) : bisect_left(starts, window.end)]
-        found = [k for look in found if (k := look.checked()).error is None and k.window.end <= until]
+        found = [look for look in found if look.window.end <= until]
         is_ratio = metric.type is MetricType.RATIO
         values = tuple(look.value for look in found if look.value is not None)
         with_arms = any(look.control_units is not None for look in found)

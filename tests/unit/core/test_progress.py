@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,7 @@ from feature_rollout.core.progress import (
     CATCH_UP_WINDOWS,
     SPANS_MAX,
     UNGUARDED_STEP_MAX,
+    MetricProgress,
     Progress,
     aligned,
     overlap,
@@ -391,3 +392,12 @@ def test_a_gauge_has_no_units() -> None:
     of = plan(rows=[row(Severity.HIGH, above("latency", "2"))], metrics=[gauge()])
     assert after(of, started(of), at(0, "latency", value=1.0)).of("latency").units == 0.0
     assert replace(at(0), events=None, units=None).number is None
+
+
+def test_what_is_made_field_by_field_loses_none() -> None:
+    """Both are `replace` without its cost: a field that is added later must not be forgotten in them."""
+    measured = MetricProgress(**{field.name: f"the {field.name}" for field in fields(MetricProgress)})  # type: ignore[arg-type]
+    assert measured.with_healthy(()) == replace(measured, healthy=())
+    progress = Progress(**{field.name: f"the {field.name}" for field in fields(Progress)})  # type: ignore[arg-type]
+    assert progress.with_measured({}, {}, {}) == replace(progress, metrics={}, evidence={}, gauges={})
+    assert progress.with_measured({}) == replace(progress, metrics={})
