@@ -100,4 +100,4 @@ lock: setup ## Resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what the targets above made in this folder
-	rm -rf $(VENV) .mutation dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mutation dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

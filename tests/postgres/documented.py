@@ -26,11 +26,11 @@ def role_blocks(page: str) -> list[str]:
 class Setup:
     """A database `app` with its users' tables, and the documented roles with the one password that is filled in."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, tables: str = FLAG_TABLE + TABLES) -> None:
         self.server = server
         self._password = secrets.token_urlsafe(12)
         server.create_database("app")
-        self.run(FLAG_TABLE + TABLES)
+        self.run(tables)
 
     def run(self, statements: str) -> None:
         with psycopg.connect(self.server.uri("app"), autocommit=True) as connection:

@@ -6,17 +6,20 @@ import pytest
 
 from feature_rollout.sandbox.postgres import PostgresServer
 from postgres.commands import featurerollout
-from postgres.documented import REPOSITORY, Setup, blocks, role_blocks
+from postgres.documented import REPOSITORY, TABLES, Setup, blocks, role_blocks
+from postgres.world import FLAG_TABLE
 from support.databases import all_own_postgres
 
 SOURCES = REPOSITORY / "operator" / "feature_rollout"
-PAGES = ("docs/database.md", "README.md")
+# The first makes the flag table too, with one flag in it.
+PAGES = {"docs/database.md": (TABLES, "new_checkout"), "README.md": (FLAG_TABLE + TABLES, "alpha")}
 
 
 @all_own_postgres
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_documented_sql_is_all_that_is_needed(own_postgres: PostgresServer, page: str) -> None:
-    setup = Setup(own_postgres)
+    tables, flag = PAGES[page]
+    setup = Setup(own_postgres, tables)
     roles = role_blocks(page)
     questions = [block for block in blocks(page) if block not in roles]
     for block in roles:
@@ -29,9 +32,7 @@ async def test_the_documented_sql_is_all_that_is_needed(own_postgres: PostgresSe
     assert re.findall("warning|error|skipped", after.out) == []
     for block in questions:
         setup.run(block)
-    assert (
-        await featurerollout("kill", "alpha", "--reason", "documented", env=setup.env)
-    ).out == "alpha: already off\n"
+    assert (await featurerollout("kill", flag, "--reason", "documented", env=setup.env)).out == f"{flag}: already off\n"
     assert (await featurerollout("store", "list", env=setup.env)).out == "No keys.\n"
 
 

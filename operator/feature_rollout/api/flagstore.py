@@ -35,7 +35,7 @@ class Postgres(ApiModel):
     reader: SecretSource | None = None
     """Runs the SQL of metrics and checks, read-only. Without it no SQL metric can be measured."""
     owner: SecretSource | None = None
-    """Creates the bookkeeping schema, and runs migrations and rollback scripts where they are allowed."""
+    """Creates the bookkeeping schema and keeps it up to date. Without it, run `featurerollout store install`."""
     ca_certificate: CertificateSource | None = None
     """The CA of the server's certificate, which is then verified with the host's name (sslmode=verify-full).
 
@@ -87,7 +87,7 @@ class FlagStoreSpec(ApiModel):
     what the plan says.
     """
     allow: Annotated[tuple[Allowed, ...], Field(max_length=2), AS_SET] = ()
-    """What rollouts may run as the owner; nothing unless it is named here."""
+    """What rollouts may run as the owner. Not in effect yet: nothing is run for a rollout, be it named here or not."""
 
 
 class FlagStore(Resource):

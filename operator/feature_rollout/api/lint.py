@@ -129,6 +129,10 @@ def lint(documents: Sequence[Document], *, stores: bool = True) -> list[Finding]
             _add_config_map(manifests, document.manifest)
     for template, where in manifests.of(MetricTemplate):
         findings += _lint_template(manifests, template.spec, template.metadata.namespace, where, "spec")
+    for store, where in manifests.of(FlagStore):
+        if store.spec.allow:
+            text = "spec.allow: nothing is run as the owner for a rollout in this version"
+            findings.append(Finding(Level.NOTE, Check.NO_EFFECT, where, text))
     for rollout, where in manifests.of(FeatureRollout):
         findings += _lint_rollout(manifests, rollout, where, stores=stores)
         findings += _lint_order(manifests, rollout, where)

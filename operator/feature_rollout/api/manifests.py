@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ def load(text: str, source: str) -> list[Document]:
     documents: list[Document] = []
     try:
         # Made from SafeLoader, so it builds plain data only.
-        loaded = list(_loaded(text))
+        loaded = list(_loaded(text, source))
     except yaml.YAMLError as error:
         raise ManifestError(f"{source}: {error}") from None
     for number, (node, value) in enumerate(loaded, start=1):
@@ -59,9 +60,17 @@ def load(text: str, source: str) -> list[Document]:
     return documents
 
 
-def _loaded(text: str) -> Iterator[tuple[yaml.Node | None, Any]]:
+class _Named(io.StringIO):
+    """A text with the name that errors call it by."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def _loaded(text: str, source: str) -> Iterator[tuple[yaml.Node | None, Any]]:
     """What `yaml.load_all` gives, with the nodes, which know their lines."""
-    loader = _Loader(text)
+    loader = _Loader(_Named(text, source))
     try:
         while loader.check_node():
             node = loader.get_node()

@@ -1,4 +1,4 @@
-"""`featurerollout bucket SALT USER`."""
+"""`featurerollout bucket FLAG USER`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from feature_rollout.core.exposure import bucket
 
 
 @click.command("bucket")
-@click.argument("salt")
+@click.argument("salt", metavar="FLAG")
 @click.argument("user")
 def command(salt: str, user: str) -> None:
-    """Print the bucket of USER, 0 to 9999.
+    """Print the bucket of USER for FLAG, 0 to 9999.
 
-    SALT is the flag's name. The user has the flag when the bucket is below the
-    percentage times 100.
+    A user has a flag when the bucket is below its percentage times 100.
     """
     click.echo(bucket(salt, user))

@@ -17,8 +17,8 @@ def command(files: tuple[Path, ...], *, output: str) -> None:
     """Check the manifests in FILES: each by itself, and what they say about each other.
 
     A folder stands for every *.yaml and *.yml in it and below. Give all files together,
-    since references are followed among them. Exit code 1 when there is an error; warnings
-    and notes (fields without effect in this version) are printed only.
+    since references are followed among them. Exit code 1 when there is an error, or not one
+    document; warnings and notes (fields without effect in this version) are printed only.
     """
     from feature_rollout.api.lint import Level, lint
     from feature_rollout.cli.sarif import records, sarif
@@ -33,5 +33,8 @@ def command(files: tuple[Path, ...], *, output: str) -> None:
         click.echo(json.dumps(found, indent=2))
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
     words = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items())
-    click.echo(f"{len(documents)} documents: {words}", err=True)
+    if not documents:
+        click.echo("error: no documents: the files are empty, and nothing was checked", err=True)
+        raise SystemExit(1)
+    click.echo(f"{len(documents)} document{'' if len(documents) == 1 else 's'}: {words}", err=True)
     raise SystemExit(1 if counts[Level.ERROR] else 0)

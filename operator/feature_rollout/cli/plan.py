@@ -74,8 +74,18 @@ def command(files: tuple[Path, ...], *, start: datetime, units_per_look: dict[st
     found = plans(documents)
     if not found:
         raise click.UsageError("there is no FeatureRollout in these files")
+    _known(units_per_look, found)
     pictures = [picture(one, start, units_per_look, findings) for one in found]
     click.echo(json.dumps(pictures, indent=2) if output == "json" else "\n\n".join(map(text, pictures)))
+
+
+def _known(units: Mapping[str, float], found: list[Resolved]) -> None:
+    """A metric that no rollout binds is a slip of the pen, whose traffic would be asked for in vain."""
+    names = sorted({name for one in found for name in one.plan.metrics})
+    unknown = next((name for name in units if name not in (ALL, *names)), None)
+    if unknown is not None:
+        message = f'there is no metric "{unknown}" in these files: name one of {", ".join(names) or "none"}'
+        raise click.BadParameter(message, param_hint="--units-per-look")
 
 
 def picture(resolved: Resolved, start: datetime, units: Mapping[str, float], findings: list[Finding]) -> dict[str, Any]:

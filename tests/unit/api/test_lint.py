@@ -56,7 +56,7 @@ STORE = manifest("FlagStore")
 def test_the_guides_manifests_have_no_error_and_no_warning() -> None:
     result = run(*sorted((EXAMPLES / "notifications").glob("*.yaml")))
     assert result.exit_code == 0
-    assert "12 documents: 0 errors, 0 warnings, 4 notes" in result.stderr
+    assert "12 documents: 0 errors, 0 warnings, 5 notes" in result.stderr
     assert ": error:" not in result.stdout
     assert ": warning:" not in result.stdout
 
@@ -82,12 +82,13 @@ def test_an_error_says_where_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: [", "plan.yaml"),
+        ("a: [", 'plan.yaml", line 1, column 5'),
+        ("a: \x07", 'plan.yaml", position 3'),
         ("- a\n- b\n", "plan.yaml:1: this is a list, where an object should be"),
         ("kind: FeatureRollout\nspec: {a: 1, a: 2}\n", 'the key "a" is there twice: remove one'),
         ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
     ],
-    ids=["broken", "a list", "a key twice", "a tag"],
+    ids=["broken", "a bell", "a list", "a key twice", "a tag"],
 )
 def test_what_is_no_manifest_is_an_error(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "plan.yaml"
@@ -95,6 +96,26 @@ def test_what_is_no_manifest_is_an_error(tmp_path: Path, text: str, words: str) 
     result = run(file)
     assert result.exit_code == 1
     assert words in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "---\n---\n", "# nothing\n"])
+@pytest.mark.parametrize("output", ["text", "json", "sarif"])
+def test_files_without_a_document_were_not_checked(tmp_path: Path, text: str, output: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    result = CliRunner().invoke(command, [str(tmp_path / "plan.yaml"), "-o", output])
+    assert result.exit_code == 1
+    assert "no documents: the files are empty, and nothing was checked" in result.stderr
+
+
+def test_one_document_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(STORE))
+    assert run(file).stderr == "1 document: 0 errors, 0 warnings, 0 notes\n"
+
+
+def test_what_a_store_allows_has_no_effect_yet() -> None:
+    (note,) = found(changed("FlagStore", put("allow", ["Migrations"])), level=Level.NOTE)
+    assert note == "spec.allow: nothing is run as the owner for a rollout in this version"
 
 
 def test_no_files_is_a_wrong_usage() -> None:

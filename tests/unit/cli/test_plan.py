@@ -112,6 +112,7 @@ def test_a_bake_in_which_nothing_can_be_found_is_told(tmp_path: Path) -> None:
     [
         (("--start", "2026-01-05"), 2, "is not a time with its offset"),
         (("--units-per-look", "many"), 2, '"many" is not a number of units'),
+        (("--units-per-look", "nope=5"), 2, 'there is no metric "nope" in these files: name one of error-rate'),
         (("--units-per-look", "error-rate=0"), 2, '"error-rate=0" is not a number of units'),
     ],
 )
