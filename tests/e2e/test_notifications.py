@@ -1,13 +1,16 @@
 """A rollout and its revert as others hear of it: a webhook, Slack and PagerDuty, each a real server."""
 
 import ssl
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from feature_rollout.demo import stage as demo
 from feature_rollout.failpoints import DELIVERY
+from support.ending import end
 from support.fakeslack import TOKEN, FakeSlack
 from support.manifests import ROLLOUT, A, disable, rollout, stage, store
 from support.operatorprocess import Operator
@@ -55,9 +58,18 @@ def others(tmp_path: Path) -> Iterator[Others]:
 
 
 @pytest.fixture
-def ready(idle_operator: Operator, tmp_path: Path, others: Others) -> Operator:
-    idle_operator._env["SSL_CERT_FILE"] = str(tmp_path / "ca" / "ca.crt")
-    return idle_operator
+def ready(world: World, tmp_path: Path, others: Others, request: pytest.FixtureRequest) -> Iterator[Operator]:
+    """An operator that is not started yet, and trusts their certificates: those are read when it is imported."""
+    trusting = (
+        "/usr/bin/env",
+        f"SSL_CERT_FILE={tmp_path / 'ca' / 'ca.crt'}",
+        sys.executable,
+        "-m",
+        "feature_rollout.cli",
+    )
+    operator = Operator(world.cluster, world.namespace, demo.SERVICE_ACCOUNT, tmp_path, program=trusting)
+    yield operator
+    end(operator, world, request)
 
 
 def subject(world: World) -> str:
@@ -124,7 +136,7 @@ def test_a_webhook_that_is_away_holds_nothing_up_and_is_told_later(
     wait_for(lambda: len(others.slack.messages) == 1 and len(others.slack.only.thread) == 3, 30.0, "the thread")
     wait_for(lambda: ready.count("featurerollout_notifications_waiting", recipient="webhook") == 3, 30.0, "the wait")
     assert ready.count("featurerollout_outbox_age_seconds", recipient="webhook") > 0
-    assert ready.count("featurerollout_notifications_waiting", recipient="slack") == 0
+    wait_for(lambda: ready.count("featurerollout_notifications_waiting", recipient="slack") == 0, 30.0, "Slack has all")
     assert others.webhook.taken == []
     others.webhook.always = 200
     wait_for(lambda: kinds(others, world) == KINDS, 120.0, "the events of the webhook")
