@@ -273,6 +273,9 @@ class FlagStore(Protocol):
         Idempotent: a row that is closed, of another uid or missing is left alone.
         """
 
+    async def tell(self, key: str, why: Why) -> None:
+        """Have others told of something that is no change: what holds the rollout, or that this is over."""
+
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Store progress; a checkpoint under an old epoch, attempt or stage is dropped silently."""
 

@@ -12,7 +12,7 @@ from feature_rollout.demo import stage as demo
 from feature_rollout.failpoints import DELIVERY
 from support.ending import end
 from support.fakeslack import TOKEN, FakeSlack
-from support.manifests import ROLLOUT, A, disable, rollout, stage, store
+from support.manifests import ROLLOUT, A, disable, rollout, row, stage, store
 from support.operatorprocess import Operator
 from support.receiver import SECRET, Receiver
 from support.tls import Authority, openssl_or_skip
@@ -141,6 +141,20 @@ def test_a_webhook_that_is_away_holds_nothing_up_and_is_told_later(
     others.webhook.always = 200
     wait_for(lambda: kinds(others, world) == KINDS, 120.0, "the events of the webhook")
     wait_for(lambda: ready.count("featurerollout_outbox_age_seconds", recipient="webhook") == 0, 30.0, "nothing waits")
+
+
+def test_a_hold_is_told_although_nothing_is_done(world: World, ready: Operator, others: Others) -> None:
+    ready.start(**others.env)
+    stages = [stage("ten", 10), stage("half", 50, "60s"), stage("everyone", 100)]
+    world.apply(store(), rollout(stages=stages, rows=[row("Low", {"type": "Hold"})]))
+    world.wait_row(A, HALF)
+    ready.wait_looks(2, verdict="Pass")
+    world.traffic.failed = 0.3
+    wait_for(lambda: kinds(others, world)[-1:] == ["Hold"], 60.0, "the hold")
+    assert others.webhook.events(subject(world))[-1]["data"]["reason"] == "HoldAction"
+    wait_for(lambda: others.pagerduty.calls, 30.0, "the incident")
+    assert others.pagerduty.calls[0].json["payload"]["severity"] == "warning"
+    assert world.row(A) == HALF
 
 
 @pytest.mark.parametrize("place", DELIVERY)

@@ -77,6 +77,18 @@ async def test_a_release_is_a_row_whether_or_not_rows_are_changed(world: World, 
     assert [(row["kind"], list(row["payload"]["flags"])) for row in rows(world)] == [("Release", flags)]
 
 
+async def test_what_is_no_change_is_a_row_under_a_name_of_its_own(world: World) -> None:
+    ledger = await world.store.open(claim())
+    for _ in range(2):
+        await world.store.tell(KEY, why("HoldAction", verb="Hold"))
+    first, second = rows(world)
+    assert (first["kind"], first["payload"]["reason"], first["payload"]["flags"]) == ("Hold", "HoldAction", {})
+    assert first["payload"]["uid"] == ledger.uid
+    assert first["operation_id"] != second["operation_id"]
+    # It is no operation: the ledger and the audit know nothing of it.
+    assert (world.ledger_row()["sequence"], world.audit()) == (ledger.sequence, [])
+
+
 async def test_the_kill_switch_is_a_row(world: World) -> None:
     world.set_row("alpha", everyone(50))
     switch = KillSwitch(world.config())

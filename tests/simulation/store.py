@@ -130,6 +130,10 @@ class MemoryFlagStore:
         await self.wire.write("release", lambda: self._release(change, uid, owed))
         self.owed.pop(change.key, None)
 
+    async def tell(self, key: str, why: Why) -> None:
+        """Nobody listens in here; what matters is that it may fail."""
+        await self.wire.write(f"tell {why.verb}", lambda: None)
+
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         if checkpoints:
             await self.wire.write("checkpoint", lambda: self._checkpoint(checkpoints))

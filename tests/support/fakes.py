@@ -43,7 +43,7 @@ from feature_rollout.core.plan import (
     digest,
 )
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, Claim, Commit, Drifted, Fenced, Lowering, Problem, Recorded, Snapshot
+from feature_rollout.ports import Checkpoint, Claim, Commit, Drifted, Fenced, Lowering, Problem, Recorded, Snapshot, Why
 from feature_rollout.reconcile import Reconciler, Target
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
@@ -180,6 +180,7 @@ class FakeStore:
     before: Callable[[str], None] = lambda _: None
     after: Callable[[str], None] = lambda _: None
     calls: list[str] = field(default_factory=list)
+    told: list[tuple[str, str]] = field(default_factory=list)
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -255,6 +256,10 @@ class FakeStore:
             before = known[-1] if known else self.ledgers[key].baseline[flag]
             if self.rows[flag] != before:
                 self.audit.append(("ManualChange", flag, before, self.rows[flag]))
+
+    async def tell(self, key: str, why: Why) -> None:
+        self._called("tell")
+        self.told.append((why.verb, why.reason))
 
     async def release(self, change: Lowering, uid: str) -> None:
         self._called("release")

@@ -841,6 +841,42 @@ async def test_a_broken_manifest_holds_and_the_last_good_plan_guards() -> None:
     assert world.store.rows["bell"].is_off
 
 
+async def test_others_are_told_of_what_holds_it_and_of_the_end_of_that() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    assert world.store.told == []
+    source = world.source
+    world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
+    await world.run(minutes(10))
+    world.restart()
+    await world.run(minutes(1))
+    assert world.store.told == [("Hold", "InvalidPlan")], "once, also by the next process"
+    world.edit(PLAN, trouble=None, source=source)
+    await world.run(minutes(1))
+    assert [verb for verb, _ in world.store.told] == ["Hold", "Recover"]
+
+
+async def test_who_cannot_be_told_now_is_told_before_the_status_says_so() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    failures = [Problem("StoreBusy", "all connections are busy", stalled=False)] * 3
+
+    def fail(call: str) -> None:
+        if call == "tell" and failures:
+            raise failures.pop()
+
+    world.store.before = fail
+    world.store.rows["bell"] = exposure(77)
+    await world.run(minutes(1))
+    assert (world.status["phase"], world.store.told) == ("Paused", [("Hold", "ManualChange")])
+    # What does not heal by itself keeps no status from being written.
+    failures = [Problem("DiskFull", "no room")] * 100
+    world.store.rows["bell"] = exposure(10)
+    world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
+    await world.run(minutes(1))
+    assert (world.status["phase"], len(world.store.told)) == ("Stalled", 1)
+
+
 async def test_a_flag_store_that_was_removed_does_not_stop_the_guards() -> None:
     world = World(PLAN)
     await until_stage(world, 0)

@@ -1,4 +1,4 @@
-"""PagerDuty, Events API v2: an incident when exposure is taken back, resolved when the rollout goes on.
+"""PagerDuty, Events API v2: an incident when exposure is taken back or a rollout is stuck, resolved when it goes on.
 
 https://developer.pagerduty.com/docs/events-api-v2-overview
 """
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from feature_rollout.api.featurerollout import Contacts
 from feature_rollout.core.decision import Verb
+from feature_rollout.core.news import HELD, RECOVER, WAITS
 from feature_rollout.notify import wording
 from feature_rollout.notify.http import Http
 from feature_rollout.notify.recipient import Sent
@@ -23,7 +24,7 @@ ADDRESS: Final = "https://events.pagerduty.com/v2/enqueue"
 _KEY_CHARS_MAX: Final = 255
 _SUMMARY_CHARS_MAX: Final = 1024
 # After these the rollout goes on, or is no more.
-_ENDS: Final = frozenset({Verb.ADVANCE, Verb.COMPLETE, Verb.REARM, Verb.RELEASE})
+_ENDS: Final = frozenset({Verb.ADVANCE, Verb.COMPLETE, Verb.REARM, Verb.RELEASE, RECOVER})
 
 
 class PagerDuty:
@@ -53,19 +54,18 @@ class PagerDuty:
         place = transition.place
         if place is None:
             return None
-        verb = wording.verb(transition)
         head = {"routing_key": self._routing_key, "dedup_key": dedup_key(transition.key)}
-        if is_open and verb in _ENDS:
+        if is_open and transition.kind in _ENDS:
             return {**head, "event_action": "resolve"}
-        # Somebody who has ordered a revert knows of it.
-        if verb is None or not verb.reverts or transition.payload.get("actor") != "operator":
+        severity = _severity(transition)
+        if severity is None:
             return None
         cluster, namespace, name = place
         summary = f"{wording.title(transition)}: {wording.sentence(transition)}"
         payload = {
             "summary": wording.cut(summary, _SUMMARY_CHARS_MAX),
             "source": f"{cluster}/{namespace}",
-            "severity": "critical",
+            "severity": severity,
             "timestamp": transition.at.astimezone(UTC).isoformat(),
             "component": name,
             "group": namespace,
@@ -86,6 +86,15 @@ class PagerDuty:
         if not runbook or not runbook.startswith("https://"):
             return []
         return [{"href": runbook, "text": "Runbook"}]
+
+
+def _severity(transition: Transition) -> str | None:
+    """None for what wakes nobody: what was ordered by a person, who knows of it, and what waits for one."""
+    verb, reason = wording.verb(transition), transition.payload.get("reason")
+    if verb is Verb.HOLD and reason not in WAITS:
+        return "warning" if reason in HELD else "error"
+    reverts = verb is not None and verb.reverts and transition.payload.get("actor") == "operator"
+    return "critical" if reverts else None
 
 
 def dedup_key(key: str) -> str:

@@ -155,6 +155,8 @@ def _mark(transition: Transition) -> str:
     verb = wording.verb(transition)
     if verb is not None and verb.reverts:
         return ":rotating_light:"
+    if verb is Verb.HOLD:
+        return ":warning:"
     return ":white_check_mark:" if verb is Verb.COMPLETE else ":information_source:"
 
 

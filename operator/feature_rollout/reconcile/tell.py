@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,11 +12,12 @@ from typing import Any
 from feature_rollout.core import reasons
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
+from feature_rollout.core.news import news
 from feature_rollout.core.people import Answer, Outcome
 from feature_rollout.core.plan import OnDrift
 from feature_rollout.core.requests import waiting
 from feature_rollout.core.status import differs, picture, trouble_picture
-from feature_rollout.ports import Clock, RolloutObjects
+from feature_rollout.ports import Clock, Problem, RolloutObjects, Why
 from feature_rollout.reconcile.session import Session, Target
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,9 @@ class Teller:
             self._objects.event(
                 target.rollout, kind="Warning", reason=reasons.MANUAL_CHANGE, action=str(now.verb), note=note
             )
+        # Before the status, by which a process that comes after this one knows what was told.
+        if not now.verb.acts:
+            await _tell_others(target, session, now, previous, view.stage.name if view.stage else "")
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
 
@@ -127,8 +132,26 @@ class Teller:
         if trouble.reason != reasons.PENDING and _is_news(decision, previous):
             note = trouble.message
             self._objects.event(target.rollout, kind="Warning", reason=trouble.reason, action=str(Verb.HOLD), note=note)
+        with contextlib.suppress(Problem):  # it may be the store that is in trouble
+            await _tell_others(target, session, decision, previous, "")
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
+
+
+async def _tell_others(
+    target: Target, session: Session, now: Decision, previous: Mapping[str, Any], stage: str
+) -> None:
+    """Have others told that the rollout is held or stalled, or is not any more; raises Problem to be tried again."""
+    verb = news(now, previous)
+    if not verb or session.store is None:
+        return
+    try:
+        await session.store.tell(target.key, Why(now.reason, now.message, target.generation, stage, verb=verb))
+    except Problem as problem:
+        if not problem.stalled:
+            raise
+        # It does not heal by itself, and a status is worth more than a notification.
+        log.warning("nobody is notified of %s: %s", now.reason, problem, extra={"rollout": target.key})
 
 
 def _drift(status: Mapping[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from feature_rollout import failpoints
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, Claim, Commit, Lowering, Problem, Snapshot
+from feature_rollout.ports import Checkpoint, Claim, Commit, Lowering, Problem, Snapshot, Why
 from feature_rollout.postgres import (
     COLUMN_MISSING,
     DISK_FULL,
@@ -158,6 +158,14 @@ class PostgresFlagStore:
     async def commit(self, change: Commit) -> Ledger:
         crash = failpoints.RAISE if change.after else failpoints.ANSWER if change.answered else failpoints.LEDGER
         return await self._run(lambda connection: self._commit(connection, change), crash=crash)
+
+    async def tell(self, key: str, why: Why) -> None:
+        async def work(connection: Connection) -> None:
+            now = await ledger.read(connection, key) or lowering.unknown(key)
+            operation = audit.unnumbered_operation_id(key)
+            await outbox.record(connection, now, operation=operation, changes=(), why=why)
+
+        await self._run(work)
 
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         if checkpoints:

@@ -70,7 +70,7 @@ async def test_a_revert_is_an_incident(service: Service, receiver: Receiver) -> 
     }
 
 
-@pytest.mark.parametrize("end", ["Rearm", "Release", "Advance", "Complete"])
+@pytest.mark.parametrize("end", ["Rearm", "Release", "Advance", "Complete", "Recover"])
 async def test_it_is_resolved_once_when_the_rollout_goes_on(service: Service, receiver: Receiver, end: str) -> None:
     await service.tell(
         transition("Advance"),
@@ -87,6 +87,26 @@ async def test_what_a_person_has_ordered_wakes_nobody(service: Service, receiver
     kill = transition("Kill", 3, key="kill", actor="alice")
     await service.tell(transition("DisableFlags", 2, **REVERT, actor="alice"), kill, transition("Pause", 4))
     assert receiver.calls == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "severity"),
+    [
+        ("HoldAction", "warning"),
+        ("StageOverdue", "error"),
+        ("InvalidPlan", "error"),
+        ("AwaitingApproval", None),
+        ("AwaitingConfirmation", None),
+        ("ManualChange", None),
+    ],
+)
+async def test_a_hold(service: Service, receiver: Receiver, reason: str, severity: str | None) -> None:
+    await service.tell(transition("Hold", 2, reason=reason, flags={}), transition("Recover", 3, flags={}))
+    if severity is None:
+        assert receiver.calls == []
+    else:
+        assert receiver.calls[0].json["payload"]["severity"] == severity
+        assert [action for action, _ in sent(receiver)] == ["trigger", "resolve"]
 
 
 async def test_links_that_it_would_refuse_are_left_out(service: Service, receiver: Receiver) -> None:

@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from feature_rollout.core.decision import Verb
+from feature_rollout.core.news import RECOVER
 from feature_rollout.notify.http import Http
 from feature_rollout.notify.webhook import Webhook, event, sign
 from feature_rollout.runtime.settings import Settings
+from feature_rollout.store.kill import KILL_VERB
 from support.receiver import SECRET, Receiver
 from support.transitions import OFF, percent, transition
 
@@ -78,8 +80,8 @@ def test_the_documented_settings_and_types_exist() -> None:
         # What is secret is read from a Secret, and nothing else is.
         is_secret = "Secret" in str(Settings.model_fields[variable["name"][15:].lower()].annotation)
         assert ("valueFrom" in variable) is is_secret
-    for verb in Verb:
-        if verb.acts:
+    for verb in (*Verb, RECOVER, KILL_VERB):
+        if verb is not Verb.WAIT:
             assert f"`{verb}`" in PAGE
 
 
