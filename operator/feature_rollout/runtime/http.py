@@ -21,16 +21,21 @@ Problems = Callable[[], Sequence[str]]
 
 
 class Heartbeat:
-    """Says how long ago the event loop last had time for a small task; `run()` as a task."""
+    """Says how long ago the event loop last had time for a small task; `run()` as a task.
 
-    def __init__(self) -> None:
+    `on_lag` is called each time with the seconds that it came too late by.
+    """
+
+    def __init__(self, on_lag: Callable[[float], None]) -> None:
+        self._on_lag = on_lag
         self._beat: float | None = None
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            self._beat = clock()
+            self._beat = begun = clock()
             await asyncio.sleep(BEAT_S)
+            self._on_lag(max(clock() - begun - BEAT_S, 0.0))
 
     def problems(self) -> list[str]:
         if self._beat is None:

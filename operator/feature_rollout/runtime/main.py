@@ -82,7 +82,7 @@ class _Operator:
         self._settings = settings
         self._connection = Connection(settings.kubeconfig, settings.context)
         self._telemetry = Telemetry()
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat(self._telemetry.loop_lag_seconds.observe)
         self._inventory = Inventory()
         self._parts: _Parts | None = None
         self._stopping = asyncio.Event()

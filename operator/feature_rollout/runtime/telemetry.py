@@ -26,6 +26,7 @@ class Telemetry:
     reconcile_seconds: Histogram = field(init=False)
     queue_depth: Gauge = field(init=False)
     queue_wait_seconds: Histogram = field(init=False)
+    loop_lag_seconds: Histogram = field(init=False)
     reverts: Counter = field(init=False)
     reverts_late: Counter = field(init=False)
     time_to_revert_seconds: Histogram = field(init=False)
@@ -53,6 +54,12 @@ class Telemetry:
             "queue_depth": Gauge(f"{p}queue_depth", "Rollouts that wait for a worker.", registry=r),
             "queue_wait_seconds": Histogram(
                 f"{p}queue_wait_seconds", "How long a rollout waited for a worker.", buckets=SECONDS, registry=r
+            ),
+            "loop_lag_seconds": Histogram(
+                f"{p}loop_lag_seconds",
+                "How much later than it was due the event loop came to a small task, asked once a second.",
+                buckets=SECONDS,
+                registry=r,
             ),
             "reverts": Counter(f"{p}reverts_total", "Reverts by the rollback matrix.", ["severity"], registry=r),
             "reverts_late": Counter(

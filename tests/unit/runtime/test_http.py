@@ -1,4 +1,5 @@
 import asyncio
+import time
 from contextlib import suppress
 
 import aiohttp
@@ -8,12 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from feature_rollout.runtime import http as module
 from feature_rollout.runtime.http import Heartbeat, HttpServer
 from feature_rollout.runtime.telemetry import Telemetry
+from support.waiting import wait_for_async
 
 NAMES = {
     "featurerollout_looks",
     "featurerollout_reconcile_seconds",
     "featurerollout_queue_depth",
     "featurerollout_queue_wait_seconds",
+    "featurerollout_loop_lag_seconds",
     "featurerollout_reverts_late",
     "featurerollout_rollouts_exposed",
     "featurerollout_rollout_conditions",
@@ -25,6 +28,8 @@ NAMES = {
     "featurerollout_invariant_violations",
     "featurerollout_watch_restarts",
     "featurerollout_events_dropped",
+    "featurerollout_leader",
+    "featurerollout_role_changes",
     "featurerollout_notifications",
     "featurerollout_notifications_waiting",
     "featurerollout_outbox_age_seconds",
@@ -71,8 +76,20 @@ async def test_two_telemetries_share_nothing() -> None:
     assert other.registry.get_sample_value("featurerollout_watch_restarts_total") == 0.0
 
 
+async def test_the_heartbeat_measures_how_late_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    lags: list[float] = []
+    task = asyncio.create_task(Heartbeat(lags.append).run())
+    await wait_for_async(lambda: lags)
+    # Nothing else has its turn meanwhile.
+    time.sleep(0.5)  # noqa: ASYNC251 - that is what is measured
+    await wait_for_async(lambda: max(lags) >= 0.4)
+    assert min(lags) >= 0
+    task.cancel()
+
+
 async def test_the_heartbeat_tells_of_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    heartbeat = Heartbeat()
+    heartbeat = Heartbeat(lambda _: None)
     assert heartbeat.problems()
     task = asyncio.create_task(heartbeat.run())
     await asyncio.sleep(0.01)
