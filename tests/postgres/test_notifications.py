@@ -348,6 +348,7 @@ async def test_a_lease_that_was_lost_changes_nothing(world: World, outboxes) -> 
     assert theirs is not None
     assert (mine.transition.id, theirs.transition.id) == (done[0], done[0])
     assert not await slow.remember(mine, {"ts": "late"})
+    assert await quick.remember(theirs, {"ts": "0"})
     await slow.failed(mine, "it is slow", 3600.0)
     assert await quick.next("slack") is None
     await quick.told(theirs, {"ts": "1"})

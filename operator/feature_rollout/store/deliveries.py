@@ -57,7 +57,7 @@ WHERE recipient = %(recipient)s AND ledger_key = %(key)s ORDER BY id LIMIT 1
 _REMEMBER: Final = """
 UPDATE feature_rollout.delivery
 SET memory = %(memory)s, leased_until = clock_timestamp() + make_interval(secs => %(seconds)s)
-WHERE recipient = %(recipient)s AND ledger_key = %(key)s AND lease = %(lease)s
+WHERE recipient = %(recipient)s AND ledger_key = %(key)s AND lease = %(lease)s RETURNING lease
 """
 _FREE: Final = """
 UPDATE feature_rollout.delivery
@@ -171,7 +171,7 @@ class PostgresOutbox:
 
     async def remember(self, delivery: Delivery, memory: Mapping[str, Any]) -> bool:
         values = {**self._leased(delivery), "memory": jsonb(memory), "seconds": self._lease_s}
-        return await self._connections.transaction(lambda c: _execute(c, _REMEMBER, values)) == 1
+        return bool(await self._connections.transaction(lambda c: _rows(c, _REMEMBER, values)))
 
     async def told(self, delivery: Delivery, memory: Mapping[str, Any]) -> None:
         leased = self._leased(delivery)
@@ -238,6 +238,6 @@ async def _rows(connection: Connection, statement: str, values: Mapping[str, Any
     return await (await connection.execute(statement.encode(), values)).fetchall()
 
 
-async def _execute(connection: Connection, statement: str, values: Mapping[str, Any]) -> int:
-    """How many rows it has changed."""
-    return (await connection.execute(statement.encode(), values)).rowcount
+async def _execute(connection: Connection, statement: str, values: Mapping[str, Any]) -> None:
+    """Send it; how many rows it has changed is not known before the transaction's end."""
+    await connection.execute(statement.encode(), values)
