@@ -163,6 +163,7 @@ def test_the_next_opening_is_open_and_nothing_before_it_is(zone: str, windows: l
     opens = calendar.next_open(at)
     assert opens is not None, "some window of a week is in it"
     assert calendar.closed(opens) is None
+    assert opens.tzinfo is UTC
     before = min(int((opens - at) / timedelta(minutes=1)), 10_000)
     assert all(calendar.closed(opens - timedelta(minutes=m)) is not None for m in range(1, before + 1))
 

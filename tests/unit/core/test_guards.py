@@ -24,6 +24,7 @@ from feature_rollout.core.looks import Look
 from feature_rollout.core.plan import (
     Action,
     ActionType,
+    BaselineType,
     Clause,
     Metric,
     Mode,
@@ -47,6 +48,7 @@ from support.fakes import (
     minutes,
     plan,
     ratio,
+    relative,
     row,
     seconds,
     stage,
@@ -188,6 +190,41 @@ def test_a_breach_is_told_at_each_severity(severity: Severity) -> None:
     assert (breach.severity, breach.metric, breach.value, breach.limit) == (severity, "errors", "20%", "1%")
     assert (breach.onset_at, breach.action) == (T0 + INTERVAL, "DisableFlags")
     assert breach.log_evidence is not None
+
+
+@pytest.mark.parametrize(
+    ("clause", "numbers", "state", "note"),
+    [
+        pytest.param(above(), [], GuardState.UNSEEN, "the first look at errors", id="no look yet"),
+        pytest.param(relative(), [GOOD], GuardState.UNSEEN, "the past of errors", id="its past is not known yet"),
+        pytest.param(above(), [{"error": "timeout"}], GuardState.BLIND, "errors: timeout", id="an error"),
+        pytest.param(
+            above(), [{}], GuardState.NO_DATA, "errors had no data in its newest window", id="a window without data"
+        ),
+        pytest.param(
+            relative(baseline=BaselineType.CONTROL),
+            [GOOD],
+            GuardState.BLIND,
+            "errors has no control arm: its query must give control_events and control_units",
+            id="no control arm",
+        ),
+    ],
+)
+def test_what_a_guard_says_of_what_it_does_not_see(
+    clause: Clause, numbers: list[dict[str, Any]], state: GuardState, note: str
+) -> None:
+    of = one(clause, ratio())
+    progress = replace(watched(of, *numbers), reference_until=T0)
+    (guard,) = assess(of, progress, T0 + INTERVAL)
+    assert (guard.state, guard.note) == (state, note)
+
+
+def test_a_metric_that_is_not_looked_at_any_more_is_blind() -> None:
+    progress = watched(ERRORS, GOOD)
+    at_bound = T0 + INTERVAL + seconds(100)
+    assert assess(ERRORS, progress, at_bound)[0].state is GuardState.QUIET
+    (late,) = assess(ERRORS, progress, at_bound + seconds(1))
+    assert (late.state, late.note) == (GuardState.BLIND, "errors was not looked at for longer than 1m40s")
 
 
 def test_the_record_of_a_breach() -> None:

@@ -248,6 +248,17 @@ def test_the_ceiling_is_one_of_those_that_were_there(flag_row: Any, is_within: b
     assert found == (() if is_within else ("S1",))
 
 
+def test_a_flag_of_which_nothing_is_known_was_nobodys() -> None:
+    """Neither a baseline nor an earlier stage says anything of it: only the stage that names it gives it."""
+    of = plan(stage("ten", ("bell", 10)), stage("menu", ("menu", 50)))
+    entered = replace(ledger_in(of, 0), baseline={"bell": exposure(0)})
+    seen = replace(GOOD_VIEW, plan=of, ledger=entered, rows={**entered.written, "menu": exposure(0, enabled=False)})
+    good = decide(seen)
+    assert (good.verb, violations(seen, good)) == (Verb.ADVANCE, ())
+    assert violations(seen, replace(good, after={"menu": exposure(51)})) == ("S1",)
+    assert violations(seen, replace(good, after={"menu": exposure(0)})) == ()
+
+
 @pytest.mark.parametrize("verb", [Verb.WAIT, Verb.HOLD])
 def test_doing_nothing_breaks_nothing(verb: Verb) -> None:
     make: Callable[..., Decision] = Decision

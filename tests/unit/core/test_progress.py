@@ -85,6 +85,16 @@ def at(index: int, metric: str = "errors", **numbers: Any) -> Look:
 # Windows.
 
 
+def test_failures_of_a_source_are_counted_from_the_first_of_an_unbroken_run() -> None:
+    progress, told = MetricProgress(), []
+    for index, error in enumerate([None, "timeout", "timeout", None, "timeout"]):
+        seen = look("errors", T0 + index * INTERVAL, **({"error": error} if error else {"events": 0.0, "units": 1.0}))
+        progress = progress.observed(seen, healthy=False, keep_value=False, of_stage=True)
+        told.append((progress.failures, progress.failing_since))
+    begun, again = T0 + INTERVAL, T0 + 4 * INTERVAL
+    assert told == [(0, None), (1, begun), (2, begun), (0, None), (1, again)]
+
+
 def test_windows_lie_on_a_grid_that_no_process_moves() -> None:
     window = next_window(ratio(), T0 + seconds(1))
     assert window == Window(T0 + seconds(30), T0 + seconds(60))

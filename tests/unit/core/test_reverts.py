@@ -113,6 +113,13 @@ def test_of_what_was_not_measured_the_onset_is_that_of_the_failures() -> None:
     assert (decision.breach.value, decision.breach.onset_at) == ("not measured", T0 + minutes(1))
 
 
+def test_of_a_breach_without_a_run_the_onset_is_now() -> None:
+    decision = breached(view(guard={"onset_at": None}))
+    assert decision is not None
+    assert decision.breach is not None
+    assert decision.breach.onset_at == NOW
+
+
 @pytest.mark.parametrize(
     ("guard", "lowers"),
     [

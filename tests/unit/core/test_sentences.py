@@ -639,6 +639,12 @@ ANSWERS: dict[str, tuple[View, Request, str, str]] = {
         "NotYet",
         "Stage all is not next, half is; it counts when it is.",
     ),
+    "approval when nothing is next": (
+        view(2, ledger=latch()),
+        asked(RequestType.APPROVE, stage="all"),
+        "RolledBack",
+        "The rollout was rolled back: Retry first, then approve.",
+    ),
     "approval by nobody known": (
         view(),
         asked(RequestType.APPROVE, "", stage="half"),
