@@ -21,6 +21,8 @@ from mutmut.state import state
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
 # A mutant that takes so many times as much CPU as its tests, and so many seconds, does not end.
 CPU_TIMES, CPU_MIN_S = 5, 10
+# Nor does one that fills the memory of the machine.
+MEMORY_MAX_BYTES = 4 << 30
 
 
 class Runner:
@@ -77,6 +79,7 @@ class Runner:
         try:
             limit_s = round(CPU_TIMES * cpu_s + CPU_MIN_S)
             resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX_BYTES, MEMORY_MAX_BYTES))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1)
@@ -91,9 +94,9 @@ class Runner:
     def _ended(self, running: dict[int, str]) -> None:
         child, status = os.wait()
         code = os.waitstatus_to_exitcode(status)
-        # At the limit of CPU time a process gets SIGXCPU, and SIGKILL when it goes on.
-        outcomes = {0: SURVIVED, 1: KILLED, -signal.SIGXCPU: TIMED_OUT, -signal.SIGKILL: TIMED_OUT}
-        self.tell(running.pop(child), outcomes[code])
+        # At the limit of CPU time a process gets SIGXCPU, and SIGKILL when it goes on. Any other end proves nothing.
+        outcomes = {1: KILLED, -signal.SIGXCPU: TIMED_OUT, -signal.SIGKILL: TIMED_OUT}
+        self.tell(running.pop(child), outcomes.get(code, SURVIVED))
 
 
 def _caches() -> Iterator[Callable[[], None]]:
