@@ -128,10 +128,6 @@ class GaugeRun:
         failures, of = rule.persist
         return sum(self.recent[-of:]) >= failures
 
-    def raised(self) -> GaugeRun:
-        """After a stage raised exposure: looks of an earlier stage do not count."""
-        return GaugeRun()
-
     def to_json(self) -> dict[str, Any]:
         """A JSON object of finite numbers, from which exactly this run is read again."""
         return {

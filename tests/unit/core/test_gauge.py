@@ -187,14 +187,6 @@ def test_onset(values: Values, expected: datetime | None, persist: tuple[int, in
     assert look_all(rule(persist=persist), values).past_limit == expected
 
 
-@pytest.mark.parametrize("persist", [None, (3, 5)])
-def test_looks_of_an_earlier_stage_do_not_count(persist: tuple[int, int] | None) -> None:
-    asked = rule(persist=persist)
-    run = look_all(asked, block(130) * 6)
-    assert run.breached(asked)
-    assert run.raised() == GaugeRun()
-
-
 @deterministic
 @given(
     values=st.lists(st.none() | st.sampled_from([99.0, 105.0, 111.0, 130.0, math.nan]), max_size=60),

@@ -247,6 +247,14 @@ def test_a_new_stage_starts_its_own_bake_and_its_own_counts() -> None:
     assert after(ONE, progress, at(2)).baked == INTERVAL
 
 
+def test_looks_at_a_gauge_before_a_raise_do_not_count_after_it() -> None:
+    of = plan(rows=[row(Severity.HIGH, above("latency", "2", persist=Persist(1, 3)))], metrics=[gauge()])
+    slow = after(of, started(of), at(0, "latency", value=9.0))
+    assert slow.gauges["latency>2"].recent == (True,)
+    assert slow.entered(of, T0 + INTERVAL, raised=True).gauges == {}
+    assert slow.entered(of, T0 + INTERVAL, raised=False).gauges == slow.gauges
+
+
 def test_spans_that_wait_for_a_guard_are_bounded() -> None:
     looks = (at(i) if i % 2 else at(i, error="timeout") for i in range(5 * SPANS_MAX))
     assert len(after(TWO, started(TWO), *looks).of("errors").healthy) == SPANS_MAX
