@@ -745,3 +745,22 @@ def test_what_became_of_it(seen: View, request_: Request, reason: str, message: 
     waits = reason in {"NotYet", "InvalidPlan"}
     assert waiting(replace(seen, requests=(request_,))) == (((request_, answer),) if waits else ())
     assert (answer.outcome is Outcome.PENDING) is waits
+
+
+def test_whose_word_it_is_and_when_it_was_given_is_kept() -> None:
+    given = Consent(ALICE, NOW, "uid-1", HASH, "calm")
+    kept = {
+        RequestType.PAUSE: (asked(RequestType.PAUSE, reason="calm"), {"paused": Pause(ALICE, NOW, "calm")}),
+        RequestType.PROMOTE: (asked(RequestType.PROMOTE, reason="calm"), {"promoted": Promotion(0, ALICE, "calm")}),
+        RequestType.APPROVE: (
+            asked(RequestType.APPROVE, stage="half", reason="calm"),
+            {"approvals": {"half": (given,)}},
+        ),
+        RequestType.CONFIRM: (
+            asked(RequestType.CONFIRM, check="ready", reason="calm"),
+            {"confirmations": {READY.key: given}},
+        ),
+    }
+    for request, people in kept.values():
+        ledger_after = rule(view(), request).ledger
+        assert ledger_after == replace(view().ledger, people=People(preflight_done=True, **people))

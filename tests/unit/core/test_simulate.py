@@ -26,9 +26,11 @@ from feature_rollout.core.calendar import Calendar, DailyWindow, Freeze
 from feature_rollout.core.checks import Check
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.past import of_blocks
 from feature_rollout.core.people import Request, RequestType, RollBackTo
-from feature_rollout.core.plan import Action, ActionType, Approval, OnBlind, Plan, Severity, Target
-from feature_rollout.core.simulate import Line, Scenario, simulate
+from feature_rollout.core.plan import Action, ActionType, Approval, Metric, OnBlind, Plan, Severity, Target
+from feature_rollout.core.reference import Reference, windows_before
+from feature_rollout.core.simulate import Line, Scenario, _Past, simulate
 from support.fakes import INTERVAL, KEY, T0, above, gauge, minutes, plan, ratio, relative, row, seconds, stage
 
 GOOD = {"events": 0.0, "units": 200.0}
@@ -559,3 +561,37 @@ def test_short_lives(
     found = [(after(d).total_seconds(), d["action"], d["severity"], d["reason"]) for d in decisions(lines)]
     assert found == expected
     assert after(lines[-1]) == seconds(last_s)
+
+
+@pytest.mark.parametrize(
+    ("metric", "numbers"),
+    [
+        pytest.param(ratio(key="k"), {"events": 10.0, "units": 500.0}, id="a Ratio"),
+        pytest.param(
+            ratio(key="k"),
+            {"events": 4.0, "units": 200.0, "control_events": 6.0, "control_units": 300.0},
+            id="two arms of a Ratio",
+        ),
+        pytest.param(gauge(key="k"), {"value": 2.5}, id="a Gauge"),
+    ],
+)
+def test_the_past_of_the_recorded_looks_is_that_of_their_half_hours(metric: Metric, numbers: dict[str, Any]) -> None:
+    """Two looks in each half hour are one with twice the counts; errors, and what ends after the start, say nothing."""
+    of = plan(rows=[row(Severity.HIGH, relative(metric.name))], metrics=[metric])
+    halves = [
+        Look(metric.name, Window(start, start + minutes(15)), **numbers)
+        for window in windows_before(T0)
+        for start in (window.start, window.start + minutes(15))
+    ]
+    broken = [
+        replace(halves[0], error="timeout", events=9e9),
+        Look(metric.name, Window(T0 - minutes(1), T0 + minutes(1))),
+    ]
+    twice = {name: value * (1 if name == "value" else 2) for name, value in numbers.items()}
+    whole = [Look(metric.name, window, **twice) for window in windows_before(T0)]
+    assert _Past([*broken, *halves]).reference(of, metric.name, T0) == of_blocks(metric, whole)
+
+
+def test_a_past_without_looks_says_so() -> None:
+    of = plan(rows=[row(Severity.HIGH, relative())], metrics=[ratio(key="k")])
+    assert _Past([]).reference(of, "errors", T0) == Reference("k", note="it has no data in the seven days before")
