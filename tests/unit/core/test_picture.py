@@ -154,6 +154,12 @@ def test_nothing_was_entered_and_nothing_was_looked_at() -> None:
     ]
 
 
+def test_without_a_limit_in_force_none_is_shown() -> None:
+    bare = guards(PLAN, GuardState.QUIET, limit="")
+    (metric, _) = drawn(view(guards=bare))["metrics"]
+    assert (metric["limit"], "limitInForce" in metric) == ("errors above 1%", False)
+
+
 def test_of_two_guards_on_a_metric_that_with_more_evidence_is_shown_and_else_the_more_severe() -> None:
     without = guards(PLAN, GuardState.QUIET, GuardState.QUIET, log_evidence=None)
     (metric, _) = drawn(view(guards=without))["metrics"]

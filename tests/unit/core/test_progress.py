@@ -22,9 +22,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_rollout.core.evidence import Test
 from feature_rollout.core.gauge import FAR_BLOCKS
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window, stale_after
-from feature_rollout.core.plan import Action, ActionType, Gate, Mode, OnNoTraffic, Persist, Plan, Severity
+from feature_rollout.core.plan import (
+    Action,
+    ActionType,
+    BaselineType,
+    Clause,
+    Gate,
+    Metric,
+    Mode,
+    OnNoTraffic,
+    Persist,
+    Plan,
+    Severity,
+)
 from feature_rollout.core.progress import (
     CATCH_UP_WINDOWS,
     SPANS_MAX,
@@ -50,6 +63,7 @@ from support.fakes import (
     percent,
     plan,
     ratio,
+    relative,
     row,
     seconds,
     stage,
@@ -419,3 +433,46 @@ def test_what_is_made_field_by_field_loses_none() -> None:
     progress = Progress(**{field.name: f"the {field.name}" for field in fields(Progress)})  # type: ignore[arg-type]
     assert progress.with_measured({}, {}, {}) == replace(progress, metrics={}, evidence={}, gauges={})
     assert progress.with_measured({}) == replace(progress, metrics={})
+
+
+# Which test a clause is given.
+
+
+@pytest.mark.parametrize(
+    ("clause", "metric", "settle_s", "expected"),
+    [
+        pytest.param(above(), ratio(), 120, {"limit": 0.01}, id="above"),
+        pytest.param(below("errors"), ratio(), 0, {"limit": 0.2, "settle_s": 0.0}, id="below: on the complement"),
+        pytest.param(
+            relative(), ratio(counts_users=False), 120, {"limit": None, "dispersion": 10.0}, id="against the past"
+        ),
+        pytest.param(
+            relative(baseline=BaselineType.CONTROL),
+            ratio(interval=timedelta(minutes=1)),
+            120,
+            {"limit": None, "interval_s": 60.0},
+            id="against the control arm",
+        ),
+        pytest.param(
+            relative("errors", baseline=BaselineType.CONTROL),
+            gauge("errors", counts_users=False),
+            120,
+            {"limit": None, "interval_s": 300.0, "settle_s": 0.0},
+            id="of blocks, by signs: nothing to settle, and no bursts",
+        ),
+    ],
+)
+def test_the_test_of_a_clause(clause: Clause, metric: Metric, settle_s: int, expected: dict[str, Any]) -> None:
+    first = row(Severity.HIGH, clause, settle=seconds(settle_s))
+    of = plan(rows=[first, row(Severity.LOW, above(limit="2%"))], metrics=[metric], alpha=0.02)
+    usual = {
+        "limit": 0.01,
+        "clauses": 2,
+        "alpha": 0.02,
+        "flag_stages": 3,
+        "bakes_s": 900.0,
+        "interval_s": 30.0,
+        "settle_s": 120.0,
+        "dispersion": 1.0,
+    }
+    assert Progress().test_of(of, first, clause) == Test(**usual | expected)
