@@ -109,7 +109,9 @@ class Values(Model):
     commonLabels: dict[str, str] = Field({}, description="Labels of every object.")
     image: Image = Image()
     imagePullSecrets: list[Object] = Field([], description="As in a Pod.")
-    replicas: Literal[1] = Field(1, description="One: there is no leader election yet.")
+    replicas: int = Field(
+        2, ge=1, description="They share a Lease; one of them leads, the others follow it when it is lost."
+    )
     clusterName: str = Field(
         "",
         max_length=253,

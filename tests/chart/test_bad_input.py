@@ -13,6 +13,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,7 +88,9 @@ def doctor(cluster: ControlPlane, kubeconfig: Path | None = None, *, named: bool
 
     async def ask() -> dict[str, tuple[str, str]]:
         async with Api(Connection(str(kubeconfig or cluster.kubeconfig()))) as api:
-            found = await doctor_cluster.examine(api, HERE, ACCOUNT if kubeconfig is None else None, named=named)
+            found = await doctor_cluster.examine(
+                api, HERE, ACCOUNT if kubeconfig is None else None, named=named, lease=RELEASE
+            )
         return {finding.check: (str(finding.result), finding.message) for finding in found}
 
     return asyncio.run(ask())
@@ -108,7 +111,8 @@ def test_nothing_is_missing_to_what_helm_test_runs(whole: ControlPlane, tmp_path
     kubeconfig = whole.service_account_kubeconfig(RELEASE_NAMESPACE, pod["spec"]["serviceAccountName"])
     (container,) = pod["spec"]["containers"]
     argv = [sys.executable, "-m", "feature_rollout.cli", *container["args"], "--kubeconfig", kubeconfig, "-o", "json"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    env = {**os.environ, **{entry["name"]: entry["value"] for entry in container["env"]}}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     results = {finding["check"]: finding["result"] for finding in json.loads(done.stdout)}
     assert results == {"cluster: CRDs": "ok", f"cluster: rights of {ACCOUNT}": "ok", "cluster: admission": "ok"}
@@ -173,6 +177,7 @@ def test_no_roles(bare: ControlPlane, tmp_path: Path, operators: list[Operator])
 
 def test_any_rule_that_is_missing_is_named(whole: ControlPlane) -> None:
     roles = [f"{RBAC}/clusterroles/{RELEASE}", f"{RBAC}/namespaces/{HERE}/roles/{RELEASE}"]
+    roles.append(f"{RBAC}/namespaces/{RELEASE_NAMESPACE}/roles/{RELEASE}-lease")
     assert rights(doctor(whole))[0] == "ok"
     named = 0
     for path in roles:
@@ -195,7 +200,7 @@ def test_any_rule_that_is_missing_is_named(whole: ControlPlane) -> None:
             put(whole, path, role["rules"])
             wait_for(lambda: rights(doctor(whole))[0] == "ok", 30.0, "the rule's return")
             named += 1
-    assert named == 8
+    assert named == 10
 
 
 def put(cluster: ControlPlane, path: str, rules: list[Any], without: Any = None) -> None:

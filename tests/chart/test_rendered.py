@@ -11,6 +11,7 @@
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def rules(obj: Object) -> list[Object]:
     return sorted(({key: sorted(value) for key, value in rule.items()} for rule in obj["rules"]), key=str)
 
 
+def together(roles: Iterable[Object]) -> Object:
+    return {"rules": [rule for role in roles for rule in role["rules"]]}
+
+
 def is_of_release(obj: Object) -> bool:
     return bool(obj["metadata"]["name"].startswith(RELEASE))
 
@@ -62,19 +67,18 @@ def test_crds_and_policies_are_the_generated_ones(helm: Helm) -> None:
 
 def test_the_operators_rules_are_those_that_the_demo_has_and_doctor_asks_for(helm: Helm) -> None:
     demo = list(yaml.safe_load_all(stage.rbac("shop", RELEASE_NAMESPACE, "db")))
-    cluster_role, role = (next(obj for obj in demo if obj["kind"] == kind) for kind in ("ClusterRole", "Role"))
+    cluster_role = next(obj for obj in demo if obj["kind"] == "ClusterRole")
+    role = together(obj for obj in demo if obj["kind"] == "Role")
     rendered = helm.template(NAMESPACES)
     assert rules(of_kind(rendered, "ClusterRole")[RELEASE]) == rules(cluster_role)
     roles = of_kind(rendered, "Role")
-    assert rules({"rules": [rule for each in roles.values() for rule in each["rules"]]}) == rules(role)
+    assert rules(together(roles.values())) == rules(role)
     everywhere = {**NAMESPACES, "watchNamespaces": []}
     rendered = helm.template(everywhere)
-    assert list(of_kind(rendered, "Role")) == [f"{RELEASE}-grant"]
-    together = [
-        *of_kind(rendered, "ClusterRole")[RELEASE]["rules"],
-        *of_kind(rendered, "Role")[f"{RELEASE}-grant"]["rules"],
-    ]
-    assert rules({"rules": together}) == rules({"rules": [*cluster_role["rules"], *role["rules"]]})
+    roles = of_kind(rendered, "Role")
+    assert set(roles) == {f"{RELEASE}-grant", f"{RELEASE}-lease"}
+    everything = together([of_kind(rendered, "ClusterRole")[RELEASE], *roles.values()])
+    assert rules(everything) == rules(together([cluster_role, role]))
 
 
 @pytest.mark.parametrize("values", sorted((CHART / "ci").glob("*-values.yaml")), ids=lambda path: path.stem)
@@ -134,5 +138,6 @@ def test_defaults_of_the_values_are_those_of_the_settings(helm: Helm, monkeypatc
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     for entry in container["env"]:
         monkeypatch.setenv(entry["name"], entry["value"])
-    # People read the operator's log on their machine, programs in a cluster.
-    assert Settings() == Settings.model_construct().model_copy(update={"log_format": "json"})
+    # People read the operator's log on their machine, programs in a cluster; and only there are replicas.
+    others = {"log_format": "json", "lease_name": RELEASE, "lease_namespace": RELEASE_NAMESPACE}
+    assert Settings() == Settings.model_construct().model_copy(update=others)

@@ -8,7 +8,7 @@ from support.helm import CHART, RELEASE, Helm
 
 BAD = [
     ({"replica": 2}, "replica"),
-    ({"replicas": 2}, "/replicas"),
+    ({"replicas": 0}, "/replicas"),
     ({"image": {"digest": "latest"}}, "/image/digest"),
     ({"image": {"repository": ""}}, "/image/repository"),
     ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),

@@ -37,6 +37,12 @@ ROLES = ("writer", "reader", "owner")
     envvar="FEATUREROLLOUT_CLUSTER_NAME",
     help="With --cluster: the operator's setting, where it has one.",
 )
+@click.option(
+    "--lease-name",
+    envvar="FEATUREROLLOUT_LEASE_NAME",
+    default="",
+    help="With --cluster: the Lease that the operator's replicas share, in the namespace of its service account.",
+)
 @click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")
 @click.option("--context", help="A context of the kubeconfig; by default its current one.")
 @click.option("-n", "--namespace", help="The namespace of the FlagStores; by default that of the context.")
@@ -49,6 +55,7 @@ def command(
     cluster: bool,
     operator: str | None,
     cluster_name: str | None,
+    lease_name: str,
     kubeconfig: str | None,
     context: str | None,
     namespace: str | None,
@@ -76,7 +83,7 @@ def command(
     if any(servers.values()):
         findings += asyncio.run(doctor.examine(doctor.Roles(**servers), table))
     if cluster:
-        findings += _cluster(kubeconfig, context, namespace, operator, named=bool(cluster_name))
+        findings += _cluster(kubeconfig, context, namespace, operator, named=bool(cluster_name), lease=lease_name)
     unusable = {finding.check for finding in findings if finding.check.endswith(": connection string")}
     # One whose string cannot be used was given: it is not skipped.
     findings = [f for f in findings if f"{f.check}: connection string" not in unusable]
@@ -85,7 +92,13 @@ def command(
 
 
 def _cluster(
-    kubeconfig: str | None, context: str | None, namespace: str | None, operator: str | None, *, named: bool
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str | None,
+    operator: str | None,
+    *,
+    named: bool,
+    lease: str,
 ) -> list[Finding]:
     from feature_rollout.cli import doctor_cluster
     from feature_rollout.cli.cluster import namespace_of
@@ -96,7 +109,7 @@ def _cluster(
     async def run() -> list[Finding]:
         async with Api(Connection(kubeconfig, context)) as api:
             where = namespace_of(namespace, kubeconfig, context)
-            return await doctor_cluster.examine(api, where, operator, named=named)
+            return await doctor_cluster.examine(api, where, operator, named=named, lease=lease)
 
     try:
         return asyncio.run(run())

@@ -33,10 +33,13 @@ class _Right(NamedTuple):
         return f"{what}/{self.name}" if self.name else what
 
 
-async def examine(api: Api, namespace: str, operator: str | None, *, named: bool = False) -> list[Finding]:
+async def examine(
+    api: Api, namespace: str, operator: str | None, *, named: bool = False, lease: str = ""
+) -> list[Finding]:
     """All findings of one namespace. `operator` is the user whose rights are asked for, by default one's own.
 
-    `named`: the operator is told its cluster's name, and need not read a namespace for it.
+    `named`: the operator is told its cluster's name, and need not read a namespace for it. `lease`: the Lease that its
+    replicas share, in the namespace of its account; none if empty.
 
     Raises ApiError when the API server gives no answer.
     """
@@ -52,7 +55,9 @@ async def examine(api: Api, namespace: str, operator: str | None, *, named: bool
         without = ["secrets", "configmaps"] if manifests else ["secrets", "configmaps", "jobs"]
         if named:
             without.append("namespaces")
-        findings += [await _rights(api, namespace, operator, references, without)]
+        wanted = _wanted(namespace, _account_namespace(operator) or namespace, lease, without)
+        wanted += [_Right(namespace, "", resource, name, "get") for resource, name, _ in references]
+        findings += [await _rights(api, namespace, operator, wanted)]
     return [*findings, await _policies(api)]
 
 
@@ -132,18 +137,17 @@ async def _exists(api: Api, namespace: str, resource: str, name: str, key: str) 
     return Finding(check, Result.OK, "is there")
 
 
-async def _rights(
-    api: Api, namespace: str, operator: str | None, references: list[tuple[str, str, str]], without: list[str]
-) -> Finding:
-    """What the operator's rules grant, asked one by one of who it runs as; `without` are resources to leave out."""
-    whose = operator or "you"
-    check = f"cluster: rights of {whose}"
-    wanted = [_Right(namespace, "", resource, name, "get") for resource, name, _ in references]
-    for manifest in yaml.safe_load_all(stage.rbac(namespace, namespace, "")):
-        where = namespace if manifest["kind"] == "Role" else ""
+def _wanted(namespace: str, operator_namespace: str, lease: str, without: list[str]) -> list[_Right]:
+    """What the operator's rules grant; `without` are resources to leave out."""
+    left_out = {*without, *(() if lease else ("leases",))}
+    wanted = []
+    for manifest in yaml.safe_load_all(stage.rbac(namespace, operator_namespace, "")):
+        where = manifest["metadata"].get("namespace", "")
         for rule in manifest.get("rules") or ():
-            if rule["resources"][0] not in without:
+            if rule["resources"][0] not in left_out:
                 names = rule.get("resourceNames") or [""]
+                if lease and rule["resources"] == ["leases"]:
+                    names = [lease if name else "" for name in names]
                 wanted += [
                     _Right(where, group, resource, name, verb)
                     for group in rule["apiGroups"]
@@ -151,11 +155,19 @@ async def _rights(
                     for name in names
                     for verb in rule["verbs"]
                 ]
+    return wanted
+
+
+async def _rights(api: Api, namespace: str, operator: str | None, wanted: list[_Right]) -> Finding:
+    """Each right, asked for one by one of who the operator runs as."""
+    whose = operator or "you"
+    check = f"cluster: rights of {whose}"
     lacking: dict[str, list[str]] = {}
     try:
         for right in sorted(set(wanted)):
             if not await _allowed(api, operator, right):
-                lacking.setdefault(str(right), []).append(right.verb)
+                where = f" in namespace {right.namespace}" if right.namespace not in ("", namespace) else ""
+                lacking.setdefault(f"{right}{where}", []).append(right.verb)
     except PermissionDenied:
         return Finding(check, Result.SKIPPED, f"you may not ask for the rights of {whose}")
     if lacking:
@@ -179,10 +191,15 @@ async def _allowed(api: Api, operator: str | None, right: _Right) -> bool:
 
 def _groups(user: str) -> list[str]:
     """Those that the API server gives a service account; others' are not known here."""
-    parts = user.split(":")
-    if parts[:2] != ["system", "serviceaccount"] or len(parts) != 4:
-        return ["system:authenticated"]
-    return ["system:serviceaccounts", f"system:serviceaccounts:{parts[2]}", "system:authenticated"]
+    namespace = _account_namespace(user)
+    accounts = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"] if namespace else []
+    return [*accounts, "system:authenticated"]
+
+
+def _account_namespace(user: str | None) -> str | None:
+    """The namespace of a service account; None for anybody else."""
+    parts = (user or "").split(":")
+    return parts[2] if parts[:2] == ["system", "serviceaccount"] and len(parts) == 4 else None
 
 
 async def _policies(api: Api) -> Finding:
