@@ -133,6 +133,17 @@ def test_the_operator_takes_its_environment(helm: Helm, monkeypatch: pytest.Monk
             assert container[probe]["httpGet"] == {"path": f"/{answered}", "port": "http"}
 
 
+def test_what_the_page_adds_to_the_environment_are_settings(helm: Helm) -> None:
+    page = (CHART / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(extraEnv:\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    values = yaml.safe_load(block)
+    (deployment,) = of_kind(helm.template(values), "Deployment").values()
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["env"][-len(values["extraEnv"]) :] == values["extraEnv"]
+    added = {entry["name"] for entry in values["extraEnv"]}
+    assert added <= {f"FEATUREROLLOUT_{name.upper()}" for name in Settings.model_fields}
+
+
 def test_defaults_of_the_values_are_those_of_the_settings(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     (deployment,) = of_kind(helm.template(), "Deployment").values()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
