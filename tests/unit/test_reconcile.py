@@ -999,6 +999,20 @@ async def test_an_api_server_that_is_away_stops_raising_and_not_lowering() -> No
     assert world.store.calls.count("open") == 1
 
 
+async def test_a_finalizer_that_cannot_be_set_again_stops_no_guard() -> None:
+    """The watch is away too: what it last said of the object is from before the finalizer was set."""
+    world = World(PLAN)
+    await until_stage(world, 0)
+    world.rollout["metadata"]["finalizers"] = []
+    world.objects.down = True
+    await world.run(minutes(20))
+    assert world.ledger.stage == 0
+    now = world.clock.time
+    world.source.answer = lambda _, window: BAD if window.start >= now else GOOD
+    await world.run(minutes(5))
+    assert world.store.rows["bell"].is_off
+
+
 # Deletion.
 
 

@@ -172,7 +172,7 @@ class Reconciler:
             return RETRY
         leading = self._leads()
         if leading:
-            await self._objects.add_finalizer(target.rollout)
+            target = await self._finalized(target, session)
         view = await self._gatherer.view(target, session, session.plan, store, leading=leading)
         session.untold = session.untold or session.confirmed(view.ledger)
         self._teller.answer(target, session, view)
@@ -196,6 +196,18 @@ class Reconciler:
         self._teller.announce(target, view, decision)
         await self._teller.tell(target, session, view, decision)
         return AT_ONCE
+
+    async def _finalized(self, target: Target, session: Session) -> Target:
+        """The target, with the finalizer on its object; an API server that does not take it stops what is begun from
+        raising, and no guard.
+        """
+        try:
+            await self._objects.add_finalizer(target.rollout)
+        except Problem as problem:
+            if session.claim is None:
+                raise
+            return replace(target, trouble=target.trouble or trouble_of(problem))
+        return target
 
     def _interrupted(self, target: Target) -> Callable[[str], None]:
         def tell(note: str) -> None:
