@@ -217,6 +217,8 @@ class FakeStore:
             self.before("read flags")
         rows = {flag: self.rows[flag] for flag in flags if flag in self.rows}
         answered = {uid: self.actions[uid] for uid in requests if uid in self.actions}
+        if progress:
+            self._called("progress")
         stored = self.checkpoints.get(key) if progress else None
         return Snapshot(self.ledgers[key], rows, answered, (stored[0], json.loads(stored[1])) if stored else None)
 

@@ -103,7 +103,7 @@ def test_failures_of_a_source_are_counted_from_the_first_of_an_unbroken_run() ->
     progress, told = MetricProgress(), []
     for index, error in enumerate([None, "timeout", "timeout", None, "timeout"]):
         seen = look("errors", T0 + index * INTERVAL, **({"error": error} if error else {"events": 0.0, "units": 1.0}))
-        progress = progress.observed(seen, healthy=False, keep_value=False, of_stage=True)
+        progress = progress.observed(seen, (), healthy=False, keep_value=False, of_stage=True, key="")
         told.append((progress.failures, progress.failing_since))
     begun, again = T0 + INTERVAL, T0 + 4 * INTERVAL
     assert told == [(0, None), (1, begun), (2, begun), (0, None), (1, again)]

@@ -122,6 +122,7 @@ PROGRESS = Progress(
     reference_until=LATEST,
     references={"errors": REFERENCE},
     lifted_at=T0,
+    judged_from=LATER,
 )
 PROGRESS_JSON = {
     "stageFrom": AT,
@@ -134,6 +135,7 @@ PROGRESS_JSON = {
     "referenceUntil": LATEST_AT,
     "references": {"errors": REFERENCE_JSON},
     "liftedAt": AT,
+    "judgedFrom": LATER_AT,
 }
 NOTHING_YET = {
     "stageFrom": None,
@@ -146,6 +148,7 @@ NOTHING_YET = {
     "referenceUntil": None,
     "references": {},
     "liftedAt": None,
+    "judgedFrom": None,
 }
 NO_METRIC_YET = {
     "lookedUntil": None,
@@ -221,8 +224,8 @@ def test_what_is_stored_is_read_as_it_was(value: Any, stored: dict[str, Any]) ->
         ),
         pytest.param(
             PROGRESS,
-            ["referenceUntil", "references", "liftedAt"],
-            replace(PROGRESS, reference_until=None, references={}, lifted_at=None),
+            ["referenceUntil", "references", "liftedAt", "judgedFrom"],
+            replace(PROGRESS, reference_until=None, references={}, lifted_at=None, judged_from=None),
             id="progress before there was a past",
         ),
     ],
