@@ -68,6 +68,9 @@ class Cluster:
         found = self.get(ROLLOUTS, name)
         if found is None or "deletionTimestamp" in found["metadata"]:
             return
+        if not found["metadata"].get("finalizers"):
+            self._drop(ROLLOUTS, found)
+            return
         metadata = {**found["metadata"], "deletionTimestamp": self._time()}
         metadata["generation"] += 1
         self._put(ROLLOUTS, {**found, "metadata": metadata}, "MODIFIED")

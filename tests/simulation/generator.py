@@ -10,6 +10,7 @@ from typing import Any
 
 from feature_rollout.core.calendar import Calendar, DailyWindow
 from feature_rollout.core.checks import Check, preflight_key, stage_key
+from feature_rollout.core.decision import Phase
 from feature_rollout.core.exposure import Exposure, FlagChange
 from feature_rollout.core.plan import (
     Action,
@@ -39,6 +40,17 @@ from support.fakes import above, below, exposure, gauge, percent, ratio, relativ
 
 MAIN = "bell"
 GROUPS = ("staff", "beta", "eu", "us")
+# The seeds of every run; those after them aim at a pair of fault and phase each, so that a deep run meets all.
+DRAWN_FREELY = 500
+# What brings a rollout into a phase, where its plan alone does not.
+LEADING_TO = {
+    "Held": "metrics: error",
+    "Paused": "action Pause",
+    "RolledBack": "action RollBack",
+    "Stalled": "manifest broken",
+    "Terminating": "deleted",
+    "Gone": "deleted",
+}
 # How long things go wrong.
 ACTIVE_S = (240.0, 500.0, 900.0)
 
@@ -75,7 +87,8 @@ class Script:
 
 def draw(seed: int) -> Script:
     random = Random(f"{seed}/script")
-    base = _plan(random, MAIN, (MAIN,))
+    fault, phase = aim(seed)
+    base = _leading_to(phase, _plan(random, MAIN, (MAIN,)))
     plans: dict[str, Plan | None] = _versions(random, MAIN, base)
     specs = {MAIN: _spec(random, MAIN, base)}
     rows = {flag: _row(random) for flag in base.flags} | {"frame": exposure(30)}
@@ -102,7 +115,7 @@ def draw(seed: int) -> Script:
         rows,
         traffic,
         checks,
-        (*_planned(random, active_s), *_between_approvals(random, base)),
+        (*_planned(random, active_s), *_between_approvals(random, base), *_aimed(random, fault, phase)),
         active_s,
         watched=random.random() < 0.6,
         # Without a past a relative clause would keep it from ever beginning.
@@ -111,6 +124,38 @@ def draw(seed: int) -> Script:
         harmed_at_the_end=random.random() < 0.4,
         deleted_at_the_end=random.random() < 0.3,
     )
+
+
+def aim(seed: int) -> tuple[str, str]:
+    """The pair that a seed makes sure to try; nothing for the first ones, which are drawn freely."""
+    if seed < DRAWN_FREELY:
+        return "", ""
+    phases, fault = divmod(seed - DRAWN_FREELY, len(FAULTS))
+    return FAULTS[fault], PHASES[phases % len(PHASES)]
+
+
+def _aimed(random: Random, fault: str, phase: str) -> tuple[Planned, ...]:
+    if not fault:
+        return ()
+    led = (Planned(LEADING_TO[phase], random.uniform(20.0, 120.0)),) if phase in LEADING_TO else ()
+    return (*led, Planned(fault, random.choice((0.0, 0.002, 0.3, 3.0)), phase))
+
+
+def _leading_to(phase: str, plan: Plan) -> Plan:
+    """The plan with what brings a rollout into that phase."""
+    last = plan.stages[-1]
+    if phase == Phase.AWAITING_APPROVAL:
+        last = replace(last, approval=Approval(1))
+    elif phase == Phase.GATING and "errors" in plan.metrics:
+        last = replace(last, gates=(Gate("errors", at_most=percent("1%"), min_units=20_000),))
+    elif phase == Phase.PREFLIGHT:
+        return replace(plan, preflight=(Check(preflight_key("backup"), "is there a backup"),))
+    elif phase == Phase.AWAITING_WINDOW:
+        days = frozenset(range(7))
+        return replace(plan, calendar=Calendar("UTC", tuple(DailyWindow(days, m, m + 3) for m in range(3, 1430, 6))))
+    else:
+        return plan
+    return replace(plan, stages=(*plan.stages[:-1], replace(last, digest=stage_digest(last))))
 
 
 def _is_of_the_past(plan: Plan) -> bool:

@@ -77,14 +77,14 @@ def play(script: Script) -> Run:
 async def _play(script: Script) -> World:
     world = World(script)
     helpers = {name: Helper(world, name) for name in script.specs}
-    for name, spec in script.specs.items():
-        world.cluster.apply(name, spec)
-    world.start()
     for planned in script.planned:
         if planned.phase is None:
             world.loop.call_later(planned.after_s, _strike, world, planned)
         else:
             world.waiting.setdefault(planned.phase, []).append(planned)
+    for name, spec in script.specs.items():
+        world.cluster.apply(name, spec)
+    world.start()
     await _until(world, script.active_s, helpers, thorough=False)
     world.heal()
     if script.harmed_at_the_end:
