@@ -65,7 +65,7 @@ class Witness:
         self.idle_since_s: dict[str, float] = {}
         self.edited_s: dict[str, float] = {}
         self.skewed = False
-        # By replica and key: the attempt whose revert it was told of.
+        # By replica and uid: the attempt whose revert it was told of.
         self._known: dict[tuple[str, str], int] = {}
         self._pending: set[str] = set()
         self.deletion_seen: set[tuple[str, str]] = set()
@@ -114,7 +114,7 @@ class Witness:
 
     def wrong_with_raise(self, change: Transaction, key: str, plan: Plan, past: Past) -> Iterator[tuple[str, str]]:
         new = change.after.ledgers[key].ledger
-        if self._known.get((change.who, key)) == new.attempt:
+        if self._known.get((change.who, new.uid)) == new.attempt:
             yield "S2", f"{change.who} raised {key} in the attempt that it has reverted"
         yield from raising.check(self, change, key, plan, past)
 
@@ -177,7 +177,7 @@ class Witness:
         if what.startswith("lower ") and what != "lower flags only":
             self._pending.discard(replica.name)
             if result.latch is not None:
-                self._known[replica.name, result.key] = result.attempt
+                self._known[replica.name, result.uid] = result.attempt
 
     def unanswered(self, replica: Replica, what: str) -> None:
         if what.startswith("lower "):
