@@ -51,6 +51,12 @@ def by_others(change: Transaction) -> Wrong:
         yield from _audit(change, key, past)
         audited = {entry.flag: plain(entry.after) for entry in change.audited if entry.key == key}
         memory = replace(memory, keys={**memory.keys, key: replace(past, audited={**past.audited, **audited})})
+    for flag in change.before.flags.keys() - change.after.flags.keys():
+        # The trigger is for updates: nobody records how a row that was deleted comes back.
+        key = change.before.ownership.get(flag, Owner()).key
+        if key is not None:
+            past = memory.of(key)
+            memory = replace(memory, keys={**memory.keys, key: replace(past, unsure=past.unsure | {flag})})
     change.after.memory = memory
 
 

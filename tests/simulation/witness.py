@@ -173,7 +173,11 @@ class Witness:
         self.read_s[replica.name] = self.time_s()
 
     def answered(self, replica: Replica, what: str, result: Any) -> None:
-        """A transaction's answer has come."""
+        """A transaction's answer has come. Who opens a ledger row goes on from what the database has of the looks."""
+        if what.startswith("open "):
+            name = result.key.rpartition("/")[2]
+            for known in [at for at in self._answers if at[:2] == (replica.name, name)]:
+                del self._answers[known]
         if what.startswith("lower ") and what != "lower flags only":
             self._pending.discard(replica.name)
             if result.latch is not None:
