@@ -251,6 +251,7 @@ def test_an_approval_is_void_after_an_edit_of_the_matrix(world: World, operator:
     stages = [stage("ten", 10, "5s"), stage("half", 50, approval={"required": 1})]
     world.apply(store(), matrix, rollout(stages=stages, matrixRef={"name": "shared"}, holdAt="ten"))
     world.wait_row(A, TEN, LONG_S)
+    world.wait_stage("ten")
     read = world.status()["planHash"]
     world.wait_answer(world.act("Approve", stage="half", planHash=read), "Applied", "Approved", LONG_S)
     world.edit("RollbackMatrix", "shared", lambda made: made["spec"]["rows"][0]["when"][0].update(above="2%"))

@@ -9,6 +9,7 @@ import psycopg
 from support.databases import Database, all_postgres
 from support.manifests import OTHER, STORE, A, B, rollout, stage, store
 from support.operatorprocess import Operator
+from support.waiting import wait_for
 from support.world import World
 
 PLAN = [
@@ -82,7 +83,13 @@ def test_a_healthy_rollout_reaches_everyone_and_is_completed(world: World, opera
         "FieldsInEffect": "True",
     }
     assert [entry["action"] for entry in status["history"]] == ["Advance", "Advance", "Advance", "Complete"]
-    world.soon(lambda: world.reasons() == ["StageEntered", "StageEntered", "StageEntered", "Completed"])
+    told = ["StageEntered", "StageEntered", "StageEntered", "Completed"]
+
+    def are_told() -> bool:
+        assert world.reasons() == told
+        return True
+
+    wait_for(are_told)
     columns = world.columns()
     assert columns["STAGE"] == "3/3 everyone"
     assert columns["EXPOSURE"] == "100%"

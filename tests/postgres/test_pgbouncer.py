@@ -44,7 +44,7 @@ from postgres.test_lower import (  # noqa: F401
     test_without_bookkeeping_the_flags_are_lowered_and_the_audit_follows,
 )
 from postgres.test_sql_metrics import WINDOW
-from support.databases import Database
+from support.databases import ADVISORY_LOCKS, Database
 from support.pgbouncer import PgBouncer
 
 
@@ -87,7 +87,7 @@ async def test_a_reader_that_does_not_know_of_the_pooler_says_what_to_set(databa
 async def test_a_session_lock_does_not_stay_with_the_session(database: Database, reader: SqlReader) -> None:
     checks = SqlChecks(reader, {"lock": SqlCheck("SELECT pg_advisory_lock(7) IS NOT NULL")})
     assert await checks.ask("lock") == (True, "the answer is true")
-    assert database.query("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+    assert database.query(ADVISORY_LOCKS) == []
 
 
 async def test_the_doctor_wants_the_settings_of_the_reader_and_says_how(patient: Patient) -> None:  # noqa: F811

@@ -16,7 +16,7 @@ from feature_rollout.metrics.hub import Shared
 from feature_rollout.metrics.reader import SqlReader
 from feature_rollout.metrics.sql import SqlMetricSource, SqlQuery
 from feature_rollout.sandbox.database import PostgresAccess
-from support.databases import Database, all_postgres
+from support.databases import ADVISORY_LOCKS, Database, all_postgres
 from support.waiting import wait_for_async
 
 pytestmark = all_postgres
@@ -334,7 +334,7 @@ async def test_settings_of_one_query_do_not_reach_the_next(metrics: Metrics) -> 
     assert (await metrics.ask("SELECT length(current_setting('search_path')) AS value", GAUGE)).value == len(
         "pg_catalog, public, pg_temp"
     )
-    assert metrics.database.query("SELECT FROM pg_locks WHERE locktype = 'advisory'") == []
+    assert metrics.database.query(ADVISORY_LOCKS) == []
 
 
 async def test_a_slow_query_is_ended(database: Database) -> None:

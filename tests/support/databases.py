@@ -23,6 +23,13 @@ all_postgres = pytest.mark.parametrize("postgres_server", MAJORS, ids=_ids, indi
 all_own_postgres = pytest.mark.parametrize("own_postgres", MAJORS, ids=_ids, indirect=True)
 
 
+# In this database alone: the server is shared with other tests.
+ADVISORY_LOCKS = (
+    "SELECT objid FROM pg_locks JOIN pg_database d ON d.oid = database "
+    "WHERE datname = current_database() AND locktype = 'advisory'"
+)
+
+
 class Database:
     """A database of its own, and SQL in it as the superuser."""
 
