@@ -9,6 +9,8 @@ import psycopg
 
 TICK_S = 0.1
 CONNECT_TIMEOUT_S = 5
+# Of so long there have been deliveries when it starts, or the first windows that are looked at could be empty.
+BEFORE_S = 5.0
 QUICK, SLOW = timedelta(milliseconds=100), timedelta(seconds=3)
 
 
@@ -26,6 +28,7 @@ class Traffic:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self._users = 0
+        self._begun = False
         self._harm: tuple[str, int] | None = None
         self.failed = 0.0
         self.slow = 0.0
@@ -48,18 +51,22 @@ class Traffic:
         while not self._stopped.is_set():
             try:
                 with psycopg.connect(self.uri, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+                    if not self._begun:
+                        now = datetime.now(UTC)
+                        for back in range(round(BEFORE_S / TICK_S), 0, -1):
+                            self._tick(connection, now - back * timedelta(seconds=TICK_S))
+                        self._begun = True
                     while not self._stopped.wait(TICK_S):
-                        self._tick(connection)
+                        self._tick(connection, datetime.now(UTC))
             except psycopg.Error:
                 self._stopped.wait(TICK_S)
 
-    def _tick(self, connection: psycopg.Connection[Any]) -> None:
+    def _tick(self, connection: psycopg.Connection[Any], now: datetime) -> None:
         if not self.flowing:
             return
         harmful = self._is_harmful(connection)
         failed = round(self._per_tick * self.failed) if harmful else 0
         slow = round(self._per_tick * self.slow) if harmful else 0
-        now = datetime.now(UTC)
         rows = []
         for number in range(self._per_tick):
             self._users += 1
