@@ -14,7 +14,7 @@ N ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toolchain demo check fmt generate test test-deep unit properties mutation chaos simulate bench \
+.PHONY: help setup toolchain demo check fmt generate test test-deep unit properties mutation chaos simulate planted bench \
 	bench-core bench-store wheel image lock clean
 
 help: ## Show this help
@@ -78,6 +78,9 @@ simulate: setup ## The loop in simulated worlds, N of them from SEED on; the tra
 
 test-deep: setup ## 20,000 simulated worlds; a table of the faults and the phases that they were met in
 	@PYTHONPATH=tests $(BIN)/python -m simulation --count 20000 --jobs $(WORKERS) --deep
+
+planted: setup ## Which planted bugs the simulation finds, and at which seed, as a table
+	@PYTHONPATH=tests $(BIN)/python -m simulation.planted
 
 bench: toolchain ## Latencies, memory and writes of the operator, as one JSON object
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py

@@ -32,6 +32,10 @@ DELETED_S = 60.0
 QUIET_S = 300.0
 
 
+# Whatever holds, guards go on.
+_WATCHED = frozenset({"Baking", "Paused", "AwaitingApproval", "AwaitingWindow", "Gating"})
+
+
 async def wait(world: World, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
     """Let the time go by; whether it came about. A violation ends it too."""
     end_s = world.loop.time() + seconds
@@ -69,14 +73,18 @@ def _guarded(world: World, name: str) -> tuple[Plan, Row] | None:
     usable = (
         plan is not None and ledger.uid == rollout["metadata"]["uid"] and "deletionTimestamp" not in rollout["metadata"]
     )
-    if not usable or plan is None or ledger.latch is not None or world.phase(name) != "Baking":
+    if not usable or plan is None or ledger.latch is not None or world.phase(name) not in _WATCHED:
         return None
     past = (world.database.tables.memory or Memory()).of(ledger.key)
     raised = {flag for flag, row in past.left.items() if not within(row, past.baseline.get(flag, row))}
     for row in plan.rows:
         named = raised & set(row.action.flags if row.action.flags is not None else raised)
-        acts = row.action.type.lowers and named and row.severity > max(ledger.acted, default=0)
-        if acts and any(_is_plain(plan, clause.metric) and clause.baseline is None for clause in row.clauses):
+        # Without a latch no row has acted in this attempt.
+        if (
+            row.action.type.lowers
+            and named
+            and any(_is_plain(plan, clause.metric) and clause.baseline is None for clause in row.clauses)
+        ):
             return plan, row
     return None
 

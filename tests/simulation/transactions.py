@@ -113,6 +113,8 @@ def _raise(witness: Witness, change: Transaction, key: str, memory: Memory) -> W
         yield "S11", f"{key} went from stage {old.stage} to {new.stage} in one step"
     if (new.attempt, new.stage) in past.entered:
         yield "S6", f"stage {new.stage} of attempt {new.attempt} was entered a second time"
+    if list(old.executed) != [stage.digest for stage in plan.stages[: len(old.executed)]]:
+        yield "S13", f"{change.who} raised {key}, whose stages that were entered have been edited since"
     if past.latch is not None:
         yield "S2", f"{change.who} raised {key}, which was reverted and not told to go on"
     if change.before.ledgers[key].closed_at is not None:

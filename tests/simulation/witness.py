@@ -110,7 +110,12 @@ class Witness:
         return who in self._pending
 
     def evidence(self, change: Transaction, key: str) -> Mapping[str, Any] | None:
-        return next((e.why.evidence for e in change.audited if e.key == key and e.kind == "Lower"), None)
+        """What a revert was decided on: as its audit says, or its latch where it has changed no row."""
+        told = next((e.why.evidence for e in change.audited if e.key == key and e.kind == "Lower"), None)
+        before, after = change.before.ledgers.get(key), change.after.ledgers.get(key)
+        if told is not None or before is None or after is None or before.ledger.latch is not None:
+            return told
+        return after.ledger.latch.cause.to_json() if after.ledger.latch is not None else None
 
     def wrong_with_raise(self, change: Transaction, key: str, plan: Plan, past: Past) -> Iterator[tuple[str, str]]:
         new = change.after.ledgers[key].ledger
