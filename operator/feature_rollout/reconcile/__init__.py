@@ -6,6 +6,7 @@
 | `gather` | everything that a decision is made on |
 | `others` | where the rollouts stand that a stage waits for |
 | `recall` | the metrics' past, before the first raise |
+| `changes` | what a decision becomes when it is written |
 | `tell` | status and Events |
 | `session` | what a reconcile starts from |
 """

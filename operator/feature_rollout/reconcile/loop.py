@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from feature_rollout.core import reasons, steps
+from feature_rollout.core import reasons
 from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
@@ -22,7 +22,7 @@ from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Order, RequestType
 from feature_rollout.core.plan import OnDelete, Plan
 from feature_rollout.core.progress import Progress
-from feature_rollout.core.reverts import release, restored
+from feature_rollout.core.reverts import release
 from feature_rollout.core.standstill import stands_still
 from feature_rollout.core.state import Breach, Ledger
 from feature_rollout.ports import (
@@ -35,8 +35,8 @@ from feature_rollout.ports import (
     Problem,
     RolloutObjects,
     Unconfirmed,
-    Why,
 )
+from feature_rollout.reconcile.changes import cause_of, lowering, restoring, why_of
 from feature_rollout.reconcile.gather import Gatherer
 from feature_rollout.reconcile.session import Refusal, Session, Target, Telemetry, checkpoint_of, trouble_of
 from feature_rollout.reconcile.tell import Teller
@@ -222,10 +222,10 @@ class Reconciler:
         """What to do. A revert that is known to this process is made whole before anything else, whatever was lost."""
         lost = session.lost(view.ledger)
         if lost is not None:
-            return session.begin(*_restoring(target, lost))
+            return session.begin(*restoring(target, lost))
         decision = self._checked(view, decide(view))
         if decision.verb.reverts:
-            return session.begin(decision, _lowering(target, view, decision))
+            return session.begin(decision, lowering(target, view, decision))
         return session.reverting[0] if session.reverting is not None else decision
 
     async def _roll_back_without_plan(self, target: Target, session: Session, store: FlagStore) -> None:
@@ -293,7 +293,7 @@ class Reconciler:
         if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):
             return False
         stages = view.plan.stages[: decision.ledger.stage + 1]
-        why = _why(target, decision, stages[-1].name if stages else "")
+        why = why_of(target, decision, stages[-1].name if stages else "")
         answered = (decision.answered,) if decision.answered else ()
         try:
             await store.commit(Commit(decision.ledger, decision.before, decision.after, why, answered))
@@ -378,7 +378,7 @@ class Reconciler:
             snapshot = await store.read(target.key, [])
         decision = release(snapshot.ledger, target.on_delete)
         exact = target.on_delete is OnDelete.RESTORE
-        why = _why(target, decision, "")
+        why = why_of(target, decision, "")
         await store.release(Lowering(target.key, decision.targets, why, exact=exact), target.uid)
         self._tell_end(target, decision)
 
@@ -386,7 +386,7 @@ class Reconciler:
         """Make whole a revert that this process knows of, if there is one: its latch outlives the object."""
         lost = session.lost(ledger)
         if lost is not None:
-            session.begin(*_restoring(target, lost))
+            session.begin(*restoring(target, lost))
         if session.reverting is None:
             return None
         decision, _ = session.reverting
@@ -399,7 +399,7 @@ class Reconciler:
         decision, change = session.reverting
         session.remember(await store.lower(replace(change, on_interrupted=self._interrupted(target))))
         session.reverting = None
-        self._count(session, _cause(decision))
+        self._count(session, cause_of(decision))
 
     def _tell_end(self, target: Target, decision: Decision) -> None:
         """What was done to the rows of a deleted rollout: it has no status any more that says it."""
@@ -416,43 +416,3 @@ class Reconciler:
         if not view.plan.guards() and view.stage is not None and not stands_still(view):
             due.append(view.stage.bake - view.progress.baked)
         return max(min([self._poll, *(wait for wait in due if wait > AT_ONCE)]), timedelta(milliseconds=10))
-
-
-def _why(target: Target, decision: Decision, stage: str) -> Why:
-    cause = decision.breach or decision.order
-    return Why(
-        decision.reason,
-        decision.message,
-        target.generation,
-        stage,
-        actor=decision.answered.request.who if decision.answered else "operator",
-        evidence=cause.to_json() if cause else decision.cited,
-        verb=str(decision.verb),
-    )
-
-
-def _cause(decision: Decision) -> Breach | Order:
-    cause = decision.breach or decision.order
-    assert cause is not None  # noqa: S101 - a revert has one
-    return cause
-
-
-def _restoring(target: Target, lost: Ledger) -> tuple[Decision, Lowering]:
-    """The revert again that the database has lost, under the latch that it had."""
-    assert lost.latch is not None  # noqa: S101 - it is what was lost
-    decision = restored(lost)
-    severity = decision.breach.severity if decision.breach else None
-    why = _why(target, decision, lost.latch.stage)
-    return decision, Lowering(target.key, decision.targets, why, latch=lost.latch, severity=severity)
-
-
-def _lowering(target: Target, view: View, decision: Decision) -> Lowering:
-    latch = steps.latch_of(view, decision)
-    return Lowering(
-        key=target.key,
-        targets=decision.targets,
-        why=_why(target, decision, latch.stage),
-        latch=latch,
-        severity=decision.breach.severity if decision.breach else None,
-        answered=(decision.answered,) if decision.answered else (),
-    )
