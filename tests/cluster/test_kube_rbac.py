@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from contract.kube_objects import create
-from feature_rollout.core.election import Times
+from feature_rollout.core.election import Role, Times
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.events import EventRecorder
@@ -69,9 +69,10 @@ async def test_the_documented_rules_are_enough(control_plane: Cluster, namespace
         elector = Elector(KubeLease(api, namespace, "operator"), Times())
         for _ in range(2):
             await elector.attempt()
-        assert elector.leads()
+        assert elector.role() is Role.LEADING
         await elector.release()
-        assert (elector.leads(), elector.problems()) == (False, [])
+        assert elector.role() is not Role.LEADING
+        assert elector.problems() == []
         elsewhere = Elector(KubeLease(api, namespace, "another"), Times())
         await elsewhere.attempt()
         [problem] = elsewhere.problems()

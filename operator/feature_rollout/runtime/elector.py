@@ -72,9 +72,6 @@ class Elector:
     def role(self) -> Role:
         return self._standing.role(self._now_s())
 
-    def leads(self) -> bool:
-        return self.role() is Role.LEADING
-
     def problems(self) -> list[str]:
         """What a person must mend before anybody can lead."""
         return [self._problem] if self._problem else []
