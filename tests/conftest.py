@@ -49,7 +49,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests have recorded in a table: attacks by SQL, faults of the network and of all else."""
+    """Print what tests have recorded in a table: attacks by SQL, faults of the network and of all else.
+
+    Not below a failure, which whoever looks at the end of the output wants to see.
+    """
+    if {"failed", "error"} & terminalreporter.stats.keys():
+        return
     reports = [report for found in terminalreporter.stats.values() for report in found]
     for title, lines in (
         ("attacks by metric and check SQL", attacks.table(reports)),
