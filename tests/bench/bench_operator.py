@@ -5,14 +5,16 @@ Prints one JSON object; progress goes to stderr. All of it is measured in this r
 | figure | from | to |
 |---|---|---|
 | apply_to_row_ms | the answer to the create of a rollout, all created at once | the commit of its first row |
-| sample_to_revert_ms | the answer of the look that decided, all breached at once | the answer to the COMMIT |
+| sample_to_revert_ms | the answer of the look that decided, one rollout after the other | the answer to the COMMIT |
+| common_cause_ms | likewise, of as many rollouts again that the same answer breaches at once | |
 | rss_mb | resident memory of the operator's process: without rollouts, and with all of them baking | |
 | api_writes_per_healthy_look | writing calls to the API server while all are healthy | per look |
 | db_writes_per_healthy_look | transactions that wrote, by the server's count of transaction ids, likewise | per look |
 
-The deliveries are in the table before anything starts, for the minutes to come: nobody but the operator writes then.
-Beside them `floor` has what the first two cost without the operator (`floor.py`), and `load` how many programs wanted
-a CPU in the minute before the start and before the end: on a busy machine none of the figures says much.
+The deliveries are in the table before anything starts, for the minutes to come: nobody but the operator writes then,
+and who does harm. Beside them `floor` has what raises, and reverts for a common cause, cost without the operator
+(`floor.py`), and `load` how many programs wanted a CPU in the minute before the start and before the end: on a busy
+machine none of the figures says much.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -43,6 +46,13 @@ from support.world import World, crds_folder, fresh_namespace
 INTERVAL = timedelta(seconds=2)
 UNITS_A_SECOND = 100
 MINUTES_AHEAD = 15
+# From one rollout's harm to the next one's, so that they begin anywhere in an interval.
+HARM_APART_S = 0.17
+# Its own share of the deliveries' failures, which no other rollout asks for.
+OWN_ERRORS = (
+    "SELECT count(*) FILTER (WHERE delivery_status = 'failed' OR EXISTS (SELECT FROM harmed WHERE flag = %(flag)s)) "
+    f"AS events, count(*) AS units FROM notifications WHERE {manifests.WINDOW}"
+)
 SETTINGS = {"track_commit_timestamp": "on", "max_connections": "100", "fsync": "on"}
 COMMITTED_AFTER = re.compile(r"revert was committed ([0-9.]+) ms after its look")
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
@@ -71,12 +81,14 @@ def world() -> Iterator[World]:
 
 def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress) -> dict[str, object]:
     load = [os.getloadavg()[0]]
-    flags = [f"bench_{number}" for number in range(rollouts)]
-    for flag in flags:
-        bench.database.execute("INSERT INTO feature_flags (name) VALUES (%s), (%s)", flag, f"bare_{flag}")
+    flags, common, bare_flags = (
+        [f"{kind}_{number}" for number in range(rollouts)] for kind in ("own", "common", "bare")
+    )
+    for flag in (*flags, *common, *bare_flags):
+        bench.database.execute("INSERT INTO feature_flags (name) VALUES (%s)", flag)
     progress.update("what it costs without the operator")
-    bare = floor(bench, rollout_of, [f"bare_{flag}" for flag in flags])
-    deliveries(bench.database)
+    bare = floor(bench, rollout_of, bare_flags)
+    deliveries(bench)
     bench.apply(manifests.store())
     with tempfile.TemporaryDirectory() as folder:
         operator = Operator(bench.cluster, bench.namespace, stage.SERVICE_ACCOUNT, Path(folder))
@@ -85,24 +97,34 @@ def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress
             bench.wait_condition("Ready", "True", "StoreUsable", name=manifests.STORE, kind="FlagStore")
             idle_mb = rss_mb(operator)
             progress.update("creating all rollouts at once")
-            created = create_all(bench, flags)
+            created = create_all(bench, [of_its_own(flag) for flag in flags])
             progress.update("waiting for their first stage")
             entered = commits(bench.database, flags, "Raise")
             progress.update("counting writes while all are healthy")
             api, rows = writes_per_look(bench, operator, healthy_looks)
             loaded_mb = rss_mb(operator)
-            progress.update("letting harm in")
+            progress.update("harming one after the other")
+            for flag in flags:
+                bench.database.execute("INSERT INTO harmed VALUES (%s)", flag)
+                time.sleep(HARM_APART_S)
+            reverts = reverted(operator, rollouts)
+            progress.update("creating as many again, with a metric in common")
+            create_all(bench, [rollout_of(flag) for flag in common])
+            commits(bench.database, common, "Raise")
+            operator.wait_looks(3 * rollouts)
+            progress.update("harming all at once")
             harm(bench.database)
-            commits(bench.database, flags, "Lower")
-            wait_for(lambda: len(COMMITTED_AFTER.findall(operator.log_text)) >= rollouts, 60.0, "every revert")
-            reverts = [float(text) for text in COMMITTED_AFTER.findall(operator.log_text)]
+            at_once = reverted(operator, 2 * rollouts)[rollouts:]
         finally:
             operator.stop()
     return {
         "rollouts": rollouts,
         "interval_s": INTERVAL.total_seconds(),
-        "apply_to_row_ms": percentiles([(entered[flag] - created[flag]) * 1000 for flag in flags]),
+        "apply_to_row_ms": percentiles(
+            [(entered[flag] - at_s) * 1000 for flag, at_s in zip(flags, created, strict=True)]
+        ),
         "sample_to_revert_ms": percentiles(reverts),
+        "common_cause_ms": percentiles(at_once),
         "rss_mb": {"idle": idle_mb, "loaded": loaded_mb},
         "healthy_looks": healthy_looks,
         "api_writes_per_healthy_look": api,
@@ -112,8 +134,11 @@ def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress
     }
 
 
-def deliveries(database: Database) -> None:
-    """Healthy ones, of the last minutes and of those to come."""
+def deliveries(bench: World) -> None:
+    """Healthy ones, of the last minutes and of those to come; and nobody's harm yet."""
+    database = bench.database
+    database.execute("CREATE TABLE harmed (flag text PRIMARY KEY)")
+    database.execute(f"GRANT SELECT ON harmed TO {bench.reader}")
     start = datetime.now(UTC) - timedelta(minutes=2)
     database.execute(
         "INSERT INTO notifications (user_id, delivery_status, created_at, updated_at) "
@@ -140,18 +165,33 @@ def rollout_of(flag: str) -> dict[str, Any]:
     return manifests.rollout(flag.replace("_", "-"), stages=plan, metrics=[metric])
 
 
-def create_all(bench: World, flags: Sequence[str]) -> dict[str, float]:
-    """Create a rollout for each flag, all at once; when the API server has answered each, in seconds."""
+def of_its_own(flag: str) -> dict[str, Any]:
+    """As `rollout_of`, with a metric that no other rollout shares."""
+    rollout = rollout_of(flag)
+    (metric,) = rollout["spec"]["metrics"]
+    metric["template"] = manifests.template(OWN_ERRORS, args=[{"name": "flag"}])
+    metric["args"] = {"flag": flag}
+    return rollout
+
+
+def create_all(bench: World, rollouts: Sequence[dict[str, Any]]) -> list[float]:
+    """Create them, all at once; when the API server has answered each, in seconds."""
     path = bench.path("FeatureRollout")
-    with lines(bench.cluster, len(flags)) as opened:
+    with lines(bench.cluster, len(rollouts)) as opened:
 
         def create(number: int) -> float:
-            status, answer = opened[number].request("POST", path, rollout_of(flags[number]))
+            status, answer = opened[number].request("POST", path, rollouts[number])
             answered_s = datetime.now(UTC).timestamp()
             assert status == HTTPStatus.CREATED, answer
             return answered_s
 
-        return dict(zip(flags, all_at_once(create, len(flags)), strict=True))
+        return all_at_once(create, len(rollouts))
+
+
+def reverted(operator: Operator, count: int) -> list[float]:
+    """How long each of so many reverts took, in the order of their commits, once all are committed."""
+    wait_for(lambda: len(COMMITTED_AFTER.findall(operator.log_text)) >= count, 120.0, f"{count} reverts")
+    return [float(text) for text in COMMITTED_AFTER.findall(operator.log_text)]
 
 
 def commits(database: Database, flags: Sequence[str], kind: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 | figure | from | to the answer to its row's COMMIT, |
 |---|---|---|
 | apply_to_row_ms | the answer to the create of a rollout, all at once | behind a PATCH that adds the finalizer |
-| sample_to_revert_ms | the moment at which all are to be reverted | |
+| common_cause_ms | the moment at which all are to be reverted | |
 
 Each transaction is one UPDATE of one row, on as many connections as the operator has for it. The client's own time is
 in it: a thread for each rollout, with its connection to the API server open before anything is measured.
@@ -110,7 +110,7 @@ def floor(bench: World, rollout_of: Callable[[str], dict[str, Any]], flags: Sequ
             lowering.write(flags[number], enabled=False)
             return 1000 * (time.perf_counter() - begun_s)
 
-        return {"apply_to_row_ms": created, "sample_to_revert_ms": all_at_once(lowered, len(flags))}
+        return {"apply_to_row_ms": created, "common_cause_ms": all_at_once(lowered, len(flags))}
 
 
 class Pool:

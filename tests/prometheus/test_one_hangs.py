@@ -48,7 +48,7 @@ class Cluster:
         self.objects = FakeObjects()
         self.scheduler: Scheduler[tuple[str, str]] = Scheduler()
         self.reconciler = Reconciler(
-            self.objects, SystemClock(), FakeTelemetry(), lambda *key: self.scheduler.wake(key)
+            self.objects, SystemClock(), FakeTelemetry(), lambda *key, urgent=False: self.scheduler.wake(key)
         )
         self.targets: dict[tuple[str, str], tuple[Target, FakeStore]] = {}
 

@@ -180,7 +180,7 @@ class Replica:
     def wake(self, name: str) -> None:
         self._wake_at(name, self.world.loop.time())
 
-    def _woken(self, _namespace: str, name: str) -> None:
+    def _woken(self, _namespace: str, name: str, *, urgent: bool = False) -> None:
         self.wake(name)
 
     def _wake_at(self, name: str, at_s: float) -> None:

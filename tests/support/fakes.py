@@ -407,6 +407,8 @@ class World:
         self.telemetry = FakeTelemetry()
         self.target_changes: dict[str, Any] = {}
         self.woken = False
+        # How often it was woken before all others.
+        self.urgent = 0
         self.create("uid-1")
         self.restart()
 
@@ -419,9 +421,10 @@ class World:
         """A new process: nothing that was in memory is left."""
         self.reconciler = Reconciler(self.objects, self.clock, self.telemetry, self._wake)
 
-    def _wake(self, namespace: str, name: str) -> None:
+    def _wake(self, namespace: str, name: str, *, urgent: bool = False) -> None:
         assert (namespace, name) == (NAMESPACE, NAME)
         self.woken = True
+        self.urgent += urgent
 
     def edit(self, of: Plan | None, **changes: Any) -> None:
         """Another generation of the manifest; `changes` are of the `Target`."""

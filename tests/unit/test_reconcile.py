@@ -66,6 +66,16 @@ async def until_stage(world: World, index: int) -> None:
 # Lives.
 
 
+async def test_an_answer_past_a_limit_comes_before_those_of_healthy_rollouts() -> None:
+    world = World(PLAN)
+    world.source.answer = harm(minutes(3))
+    await until_stage(world, 0)
+    await world.run(minutes(1))
+    assert (world.urgent, world.ledger.latch) == (0, None)
+    await world.run(minutes(10), until=lambda: world.ledger.latch is not None)
+    assert world.urgent > 0
+
+
 async def test_a_clock_that_was_fast_for_a_while_blinds_no_guard() -> None:
     """Nothing is measured of windows that are still to come; when the clock is right again, they are looked at."""
     world = World(PLAN)

@@ -49,7 +49,7 @@ class Replica:
         """Nothing that was in memory is left."""
         self.reconciler = Reconciler(self.objects, self.world.clock, self.telemetry, self._wake, role=lambda: self.role)
 
-    def _wake(self, namespace: str, name: str) -> None:
+    def _wake(self, namespace: str, name: str, *, urgent: bool = False) -> None:
         assert (namespace, name) == (NAMESPACE, NAME)
 
     async def step(self) -> timedelta | None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import CheckAnswer
@@ -14,7 +15,7 @@ from feature_rollout.core.decision import Trouble, View
 from feature_rollout.core.dependencies import to_read
 from feature_rollout.core.guards import assess
 from feature_rollout.core.intake import taken_in
-from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.looks import Look, Verdict, Window
 from feature_rollout.core.past import begun, inherited
 from feature_rollout.core.people import Request
 from feature_rollout.core.plan import Plan
@@ -33,7 +34,7 @@ from feature_rollout.ports import (
     Snapshot,
 )
 from feature_rollout.reconcile.recall import recalled
-from feature_rollout.reconcile.session import Looking, Session, Target, Telemetry, trouble_of
+from feature_rollout.reconcile.session import Looking, Session, Target, Telemetry, Wake, trouble_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 class Gatherer:
     """Reads, and asks the metrics; it writes nothing but the claim that opens the ledger row."""
 
-    def __init__(self, clock: Clock, telemetry: Telemetry, wake: Callable[[str, str], None]) -> None:
+    def __init__(self, clock: Clock, telemetry: Telemetry, wake: Wake) -> None:
         self._clock = clock
         self._telemetry = telemetry
         self._wake = wake
@@ -91,13 +92,13 @@ class Gatherer:
 
     def ask(self, target: Target, session: Session, names: Sequence[str]) -> None:
         """Ask these checks, unless they are being asked. The answer wakes the rollout."""
-        metadata, source = target.rollout["metadata"], session.check_source
+        source, wake = session.check_source, self._waking(target)
         for name in names:
             if source is None:
                 session.checks[name] = CheckAnswer(name, None, "there is nothing to ask it with", self._clock.now())
             elif name not in session.asking:
                 task = asyncio.create_task(_asked(source, name, session.attempt, self._clock))
-                task.add_done_callback(lambda _: self._wake(metadata["namespace"], metadata["name"]))
+                task.add_done_callback(lambda _: wake())
                 session.asking[name] = task
 
     def _answers(self, session: Session, plan: Plan, ledger: Ledger) -> Mapping[str, CheckAnswer]:
@@ -203,7 +204,6 @@ class Gatherer:
     def _start_looks(self, target: Target, session: Session, plan: Plan, source: MetricSource, now: datetime) -> None:
         """Ask for every window that is settled. The answer wakes the rollout: nothing waits for a slow source."""
         assert session.progress is not None  # noqa: S101 - set by the caller
-        metadata = target.rollout["metadata"]
         for metric in plan.metrics.values():
             if metric.blocker is not None or metric.name in session.looking:
                 continue
@@ -211,8 +211,15 @@ class Gatherer:
                 continue
             window = session.progress.due_window(metric, now)
             task = asyncio.create_task(_looked(source, metric.name, window))
-            task.add_done_callback(lambda _: self._wake(metadata["namespace"], metadata["name"]))
+            task.add_done_callback(partial(self._looked, target, session, plan))
             session.looking[metric.name] = Looking(task, plan.plan_hash)
+
+    def _looked(self, target: Target, session: Session, plan: Plan, task: asyncio.Task[tuple[Look, float]]) -> None:
+        """Wake the rollout, before those whose looks are healthy when this one may be a breach."""
+        metadata, progress, urgent = target.rollout["metadata"], session.progress, False
+        if progress is not None and not task.cancelled():
+            urgent = progress.verdict(plan, task.result()[0]) is Verdict.FAIL
+        self._wake(metadata["namespace"], metadata["name"], urgent=urgent)
 
 
 def _stored_progress(session: Session, snapshot: Snapshot) -> Progress | None:

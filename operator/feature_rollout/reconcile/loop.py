@@ -38,7 +38,7 @@ from feature_rollout.ports import (
 )
 from feature_rollout.reconcile.changes import cause_of, lowering, restoring, why_of
 from feature_rollout.reconcile.gather import Gatherer
-from feature_rollout.reconcile.session import Refusal, Session, Target, Telemetry, checkpoint_of, trouble_of
+from feature_rollout.reconcile.session import Refusal, Session, Target, Telemetry, Wake, checkpoint_of, trouble_of
 from feature_rollout.reconcile.tell import Teller
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ AT_ONCE = timedelta(0)
 
 
 class Reconciler:
-    """Moves rollouts one step at a time. `wake` asks for a reconcile of an object, by namespace and name.
+    """Moves rollouts one step at a time. `wake` asks for a reconcile of an object.
 
     `role` says what this replica is at the moment. One that stands by does nothing. One that does not lead and has
     the epoch still, or that sees nobody lead, measures and lowers.
@@ -65,7 +65,7 @@ class Reconciler:
         objects: RolloutObjects,
         clock: Clock,
         telemetry: Telemetry,
-        wake: Callable[[str, str], None],
+        wake: Wake,
         *,
         poll: timedelta = POLL,
         role: Callable[[], Role] = lambda: Role.LEADING,

@@ -234,6 +234,12 @@ class Looking:
     plan_hash: str
 
 
+class Wake(Protocol):
+    """Asks for a reconcile of the object; of an urgent one before all others."""
+
+    def __call__(self, namespace: str, name: str, *, urgent: bool = False) -> None: ...
+
+
 class Telemetry(Protocol):
     """What is counted on the way."""
 

@@ -239,6 +239,9 @@ def _compose(
         reconciler.status_lost(uid)
         scheduler.wake_in((namespace, name), STATUS_RETRY_S)
 
+    def woken(namespace: str, name: str, *, urgent: bool = False) -> None:
+        scheduler.wake((namespace, name), urgent=urgent)
+
     def drifted(store: ObjectKey, flag: str) -> None:
         for key in targets.owners(store, flag):
             scheduler.wake(key)
@@ -280,7 +283,7 @@ def _compose(
         objects,
         clock,
         Counts(telemetry),
-        wake=lambda namespace, name: scheduler.wake((namespace, name)),
+        wake=woken,
         poll=timedelta(seconds=settings.drift_poll_seconds),
         role=role,
     )
