@@ -50,7 +50,7 @@ MINUTES_AHEAD = 15
 HARM_APART_S = 0.17
 # Its own share of the deliveries' failures, which no other rollout asks for.
 OWN_ERRORS = (
-    "SELECT count(*) FILTER (WHERE delivery_status = 'failed' OR EXISTS (SELECT FROM harmed WHERE flag = %(flag)s)) "
+    "SELECT count(*) FILTER (WHERE EXISTS (SELECT FROM harmed WHERE flag = %(flag)s)) "
     f"AS events, count(*) AS units FROM notifications WHERE {manifests.WINDOW}"
 )
 SETTINGS = {"track_commit_timestamp": "on", "max_connections": "100", "fsync": "on"}
@@ -81,10 +81,8 @@ def world() -> Iterator[World]:
 
 def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress) -> dict[str, object]:
     load = [os.getloadavg()[0]]
-    flags, common, bare_flags = (
-        [f"{kind}_{number}" for number in range(rollouts)] for kind in ("own", "common", "bare")
-    )
-    for flag in (*flags, *common, *bare_flags):
+    flags, others, bare_flags = ([f"{kind}_{n}" for n in range(rollouts)] for kind in ("one", "other", "bare"))
+    for flag in (*flags, *others, *bare_flags):
         bench.database.execute("INSERT INTO feature_flags (name) VALUES (%s)", flag)
     progress.update("what it costs without the operator")
     bare = floor(bench, rollout_of, bare_flags)
@@ -97,24 +95,18 @@ def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress
             bench.wait_condition("Ready", "True", "StoreUsable", name=manifests.STORE, kind="FlagStore")
             idle_mb = rss_mb(operator)
             progress.update("creating all rollouts at once")
-            created = create_all(bench, [of_its_own(flag) for flag in flags])
+            created = create_all(bench, [rollout_of(flag) for flag in flags])
             progress.update("waiting for their first stage")
             entered = commits(bench.database, flags, "Raise")
             progress.update("counting writes while all are healthy")
             api, rows = writes_per_look(bench, operator, healthy_looks)
             loaded_mb = rss_mb(operator)
-            progress.update("harming one after the other")
-            for flag in flags:
-                bench.database.execute("INSERT INTO harmed VALUES (%s)", flag)
-                time.sleep(HARM_APART_S)
-            reverts = reverted(operator, rollouts)
-            progress.update("creating as many again, with a metric in common")
-            create_all(bench, [rollout_of(flag) for flag in common])
-            commits(bench.database, common, "Raise")
-            operator.wait_looks(3 * rollouts)
             progress.update("harming all at once")
             harm(bench.database)
-            at_once = reverted(operator, 2 * rollouts)[rollouts:]
+            at_once = reverted(operator, rollouts)
+            progress.update("creating as many again, each with a metric of its own, and harming one after the other")
+            harm_each(bench, operator, others)
+            one_by_one = reverted(operator, 2 * rollouts)[rollouts:]
         finally:
             operator.stop()
     return {
@@ -123,7 +115,7 @@ def measured(bench: World, rollouts: int, healthy_looks: int, progress: Progress
         "apply_to_row_ms": percentiles(
             [(entered[flag] - at_s) * 1000 for flag, at_s in zip(flags, created, strict=True)]
         ),
-        "sample_to_revert_ms": percentiles(reverts),
+        "sample_to_revert_ms": percentiles(one_by_one),
         "common_cause_ms": percentiles(at_once),
         "rss_mb": {"idle": idle_mb, "loaded": loaded_mb},
         "healthy_looks": healthy_looks,
@@ -152,8 +144,18 @@ def deliveries(bench: World) -> None:
 
 
 def harm(database: Database) -> None:
-    """From now on every delivery fails."""
+    """From now on every delivery fails, for those who ask for all of them."""
     database.execute("UPDATE notifications SET delivery_status = 'failed' WHERE created_at > clock_timestamp()")
+
+
+def harm_each(bench: World, operator: Operator, flags: Sequence[str]) -> None:
+    """Create a rollout for each flag, and when all are exposed and healthy, harm one after the other."""
+    create_all(bench, [of_its_own(flag) for flag in flags])
+    commits(bench.database, flags, "Raise")
+    operator.wait_looks(3 * len(flags))
+    for flag in flags:
+        bench.database.execute("INSERT INTO harmed VALUES (%s)", flag)
+        time.sleep(HARM_APART_S)
 
 
 def rollout_of(flag: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feature_rollout.kube.resources import ACTIONS, MATRICES, PROVIDERS, RESOURCES, ROLLOUTS, STORES, TEMPLATES
+from feature_rollout.kube.rollouts import FINALIZER
 
 RolloutKey = tuple[str, str]
 # (namespace, name); the namespace of a cluster-scoped object is "".
@@ -20,6 +21,7 @@ Reference = tuple[str, str, str]
 
 NOTHING: frozenset[RolloutKey] = frozenset()
 TOMBSTONES_MAX = 10_000
+WRITTEN_TO_METADATA = frozenset({"resourceVersion", "managedFields", "finalizers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,9 @@ class Inventory:
         if force:
             self._versions[plural].pop(key, None)
             self._tombstones.pop((plural, key), None)
+        before = self._versions[plural].get(key)
         woken = self._put(plural, key, version, obj)
-        if self._versions[plural].get(key) == version and woken:
+        if before != version == self._versions[plural].get(key):
             self._owed[plural, key] = (version, now_s)
         return woken
 
@@ -129,12 +132,16 @@ class Inventory:
         if buried is not None and (version.uid == buried.uid or version.older_than(buried)):
             return NOTHING
         self._tombstones.pop((plural, key), None)
-        woken = self._concerned(plural, key)
+        before, woken = self._objects[plural].get(key), self._concerned(plural, key)
         self._unindex(plural, key)
         self._versions[plural][key] = version
         self._objects[plural][key] = dict(obj)
         self._index(plural, key, obj)
-        return woken | self._concerned(plural, key)
+        woken |= self._concerned(plural, key)
+        if before is None or not _as_good_as(before, obj):
+            return woken
+        # Those that wait for a rollout read its ledger, and what its status says of it is when to do so.
+        return woken - {key} if plural == ROLLOUTS else NOTHING
 
     def _remove(self, plural: str, key: ObjectKey, version: Version) -> frozenset[RolloutKey]:
         self._tombstones[plural, key] = version
@@ -238,6 +245,17 @@ def _dig(value: object, *path: str) -> object:
 def _name(value: object, *path: str) -> str | None:
     found = _dig(value, *path)
     return found if isinstance(found, str) and found else None
+
+
+def _as_good_as(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether no more has changed than what the operator writes itself: the status, and its finalizer added."""
+    old, new = before.get("metadata") or {}, after.get("metadata") or {}
+    if any(old.get(name) != new.get(name) for name in (old.keys() | new.keys()) - WRITTEN_TO_METADATA):
+        return False
+    if any(before.get(name) != after.get(name) for name in (before.keys() | after.keys()) - {"metadata", "status"}):
+        return False
+    finalizers, now = old.get("finalizers"), new.get("finalizers")
+    return now == finalizers or now == [*(finalizers if isinstance(finalizers, list) else ()), FINALIZER]
 
 
 def _age(obj: Mapping[str, Any]) -> tuple[str, str]:

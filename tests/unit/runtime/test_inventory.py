@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from feature_rollout.kube.resources import ACTIONS, MATRICES, PROVIDERS, RESOURCES, ROLLOUTS, STORES, TEMPLATES
+from feature_rollout.kube.rollouts import FINALIZER
 from feature_rollout.runtime.inventory import Inventory
 
 SHOP = ("shop", "checkout")
@@ -13,7 +14,8 @@ SHOP = ("shop", "checkout")
 def obj(
     name: str, version: int, spec: object = None, *, namespace: str | None = "shop", uid: str = ""
 ) -> dict[str, Any]:
-    metadata = {"name": name, "uid": uid or f"uid-{name}", "resourceVersion": str(version)}
+    """Another generation at each version, which is another spec."""
+    metadata = {"name": name, "uid": uid or f"uid-{name}", "resourceVersion": str(version), "generation": version}
     return {"metadata": metadata | ({"namespace": namespace} if namespace else {}), "spec": spec or {}}
 
 
@@ -76,6 +78,38 @@ class TestReferences:
         assert inventory.offer(MATRICES, "MODIFIED", obj("new", 6)) == set()
         assert not inventory._referrers
         assert not inventory._references
+
+    def test_what_the_operator_writes_itself_concerns_nobody(self, inventory: Inventory) -> None:
+        known = rollout(1, storeRef={"name": "x"})
+        inventory.offer(ROLLOUTS, "ADDED", known)
+        inventory.offer(STORES, "ADDED", obj("x", 2))
+
+        def changed(obj: dict[str, Any], version: int, status: object = None, **metadata: object) -> dict[str, Any]:
+            return {
+                **obj,
+                "metadata": obj["metadata"] | {"resourceVersion": str(version), **metadata},
+                "status": status,
+            }
+
+        told = changed(obj("x", 2), 3, {"conditions": []}, managedFields=[{"manager": "m"}])
+        assert inventory.offer(STORES, "MODIFIED", told) == set()
+        assert inventory.offer(STORES, "MODIFIED", changed(told, 4, annotations={"a": "b"})) == {SHOP}
+
+        assert inventory.offer(ROLLOUTS, "MODIFIED", changed(known, 5, finalizers=["theirs"])) == {SHOP}
+        ours = changed(known, 6, finalizers=["theirs", FINALIZER])
+        assert inventory.offer(ROLLOUTS, "MODIFIED", ours) == set()
+        ours = changed(ours, 7, {"phase": "Baking"})
+        assert inventory.offer(ROLLOUTS, "MODIFIED", ours) == set()
+        assert inventory.get(ROLLOUTS, *SHOP) == ours
+        assert inventory.offer(ROLLOUTS, "MODIFIED", changed(ours, 8, finalizers=["theirs"])) == {SHOP}
+        assert inventory.offer(ROLLOUTS, "MODIFIED", changed(ours, 9, deletionTimestamp="2026-01-05")) == {SHOP}
+
+    def test_those_that_wait_for_a_rollout_are_concerned_by_its_status(self, inventory: Inventory) -> None:
+        inventory.offer(ROLLOUTS, "ADDED", rollout(1, stages=[{"after": [{"rollout": "x", "stage": "all"}]}]))
+        other = obj("x", 2)
+        inventory.offer(ROLLOUTS, "ADDED", other)
+        other = {**other, "metadata": other["metadata"] | {"resourceVersion": "3"}, "status": {"phase": "Completed"}}
+        assert inventory.offer(ROLLOUTS, "MODIFIED", other) == {SHOP}
 
     def test_an_action_concerns_its_rollout(self, inventory: Inventory) -> None:
         assert inventory.offer(ACTIONS, "ADDED", obj("b", 1, {"rolloutRef": {"name": "checkout"}})) == {SHOP}

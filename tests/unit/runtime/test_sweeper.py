@@ -42,7 +42,8 @@ class FakeApi(Api):
 
 
 def rollout(name: str, version: int, uid: str = "u") -> dict[str, Any]:
-    return {"metadata": {"namespace": "shop", "name": name, "uid": uid, "resourceVersion": str(version)}}
+    versions = {"resourceVersion": str(version), "generation": version}
+    return {"metadata": {"namespace": "shop", "name": name, "uid": uid, **versions}}
 
 
 def sweeper(api: Api, inventory: Inventory, **kwargs: Any) -> tuple[Sweeper, list[Any], list[str]]:
