@@ -20,7 +20,9 @@ from mutmut.state import state
 
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
 # A mutant that takes so many times as much CPU as its tests, and so many seconds, does not end.
-CPU_TIMES, CPU_MIN_S = 5, 10
+CPU_TIMES, CPU_MIN_S = 5, 2
+# A test that takes longer is tried on a mutant when all quicker ones have passed.
+QUICK_S = 0.03
 # Nor does one that fills the memory of the machine.
 MEMORY_MAX_BYTES = 4 << 30
 
@@ -45,7 +47,8 @@ class Runner:
         running: dict[int, str] = {}
         for mutant in self.mutants:
             tests = reaching[mutant.partition("__mutmut_")[0]]
-            tests.sort(key=lambda item: (item.path.stem != f"test_{mutant.split('.')[2]}", cpu_s[item]))
+            own = f"test_{mutant.split('.')[2]}"
+            tests.sort(key=lambda item: (cpu_s[item] > QUICK_S, item.path.stem != own, cpu_s[item]))
             if len(running) == self.workers:
                 self._ended(running)
             running[self._started(mutant, tests, sum(cpu_s[item] for item in tests))] = mutant

@@ -181,7 +181,9 @@ def run(mutants: Sequence[str], workers: int, results: Results) -> int:
     from runner import Runner  # it imports mutmut, which reads the settings in this folder
 
     left_out = [f"--{'deselect' if '::' in test else 'ignore'}=tests/unit/core/{test}" for test in LEFT_OUT]
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=0", "--hypothesis-seed=0"]
+    # pytest's own tracebacks parse the whole module again, which with all its mutants is megabytes.
+    quick = ["-q", "-s", "--tb=native"]
+    options = [*quick, "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=0", "--hypothesis-seed=0"]
     os.environ["FEATUREROLLOUT_NO_SHRINKING"] = "1"
     return int(pytest.main([*options, *left_out, "tests/unit/core"], [Runner(mutants, workers, results.tell)]))
 
