@@ -6,6 +6,7 @@ mutmut's own run starts pytest for each of them, which took ten times as long as
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import signal
@@ -19,7 +20,7 @@ from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.state import state
 
 KILLED, TIMED_OUT, SURVIVED = "killed", "timed out", "survived"
-# A mutant that takes so many times as much CPU as its tests, and so many seconds, does not end.
+# A mutant with which a test takes so many times as much CPU as without, and so many seconds, does not end.
 CPU_TIMES, CPU_MIN_S = 5, 2
 # A test that takes longer is tried on a mutant when all quicker ones have passed.
 QUICK_S = 0.03
@@ -42,6 +43,8 @@ class Runner:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Interrupted("a file of tests cannot be read, and what it would notice would count as missed")
         reaching, cpu_s = self._reaching(session.items)
         gc.freeze()  # so that a child does not copy what it only looks at
         running: dict[int, str] = {}
@@ -51,7 +54,7 @@ class Runner:
             tests.sort(key=lambda item: (cpu_s[item] > QUICK_S, item.path.stem != own, cpu_s[item]))
             if len(running) == self.workers:
                 self._ended(running)
-            running[self._started(mutant, tests, sum(cpu_s[item] for item in tests))] = mutant
+            running[self._started(mutant, [(item, cpu_s[item]) for item in tests])] = mutant
         while running:
             self._ended(running)
         return True
@@ -75,13 +78,17 @@ class Runner:
         item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
         return not self.has_failed
 
-    def _started(self, mutant: str, tests: Sequence[pytest.Item], cpu_s: float) -> int:
+    def _passes_within(self, cpu_s: float, item: pytest.Item) -> bool:
+        """Whether it passes; `cpu_s` is what it takes without a mutant, and at far more the process ends."""
+        limit_s = math.ceil(time.process_time() + CPU_TIMES * cpu_s + CPU_MIN_S)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+        return self._passes(item)
+
+    def _started(self, mutant: str, tests: Sequence[tuple[pytest.Item, float]]) -> int:
         child = os.fork()
         if child:
             return child
         try:
-            limit_s = round(CPU_TIMES * cpu_s + CPU_MIN_S)
-            resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX_BYTES, MEMORY_MAX_BYTES))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -90,15 +97,15 @@ class Runner:
             set_mutant_under_test(mutant)
             for cached in _caches():
                 cached()
-            os._exit(0 if all(self._passes(item) for item in tests) else 1)
+            os._exit(0 if all(self._passes_within(cpu_s, item) for item, cpu_s in tests) else 1)
         except BaseException:  # noqa: BLE001 - whatever it is, no test says that all is well
             os._exit(1)
 
     def _ended(self, running: dict[int, str]) -> None:
         child, status = os.wait()
         code = os.waitstatus_to_exitcode(status)
-        # At the limit of CPU time a process gets SIGXCPU, and SIGKILL when it goes on. Any other end proves nothing.
-        outcomes = {1: KILLED, -signal.SIGXCPU: TIMED_OUT, -signal.SIGKILL: TIMED_OUT}
+        # At the limit of CPU time a process gets SIGXCPU. Any other end proves nothing.
+        outcomes = {1: KILLED, -signal.SIGXCPU: TIMED_OUT}
         self.tell(running.pop(child), outcomes.get(code, SURVIVED))
 
 

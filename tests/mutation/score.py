@@ -39,6 +39,7 @@ COPIED = {
     "operator/feature_rollout": "src/feature_rollout",
     "tests/unit/core": "tests/unit/core",
     "tests/support": "tests/support",
+    "docs": "docs",
 }
 # What is not run: simulations of weeks, which would be run for each mutant, while tables and pins say the same of the
 # same functions exactly; and what is about the source, which mutmut makes another.
@@ -49,6 +50,7 @@ LEFT_OUT = (
     "test_decide.py::test_the_standstill_comes_before_all_that_waits",
     "test_evaluation.py::test_it_is_the_definition",
     "test_evidence.py::test_a_healthy_week_is_not_conclusive",
+    "test_health.py::test_the_table_has_every_reason_to_wait",
     "test_relative.py::test_healthy_days_fire_no_guard",
     "test_sample.py::test_a_healthy_split_is_rarely_held",
     "test_signs.py::test_healthy_plans_stay_within_the_budget",
