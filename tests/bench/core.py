@@ -6,8 +6,10 @@
 | assessUs | what every guard says, which each view needs |
 | lookUs | one look through the evidence of one clause |
 | observedUs | one look through all that is measured: evidence, bake and gates |
+| simulatedLookUs | a look in `simulate`, with the decision after it and its line of output, at 30 s a look |
+| simulatedDaysPerSecond | of the same run: days of such a plan in a second |
 
-Each is the time of one call, as the mean of a batch; p50 and p99 are over the batches.
+Each of the first four is the time of one call, as the mean of a batch; p50 and p99 are over the batches.
 Nothing is judged here.
 """
 
@@ -22,6 +24,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from feature_rollout.core.decide import decide
@@ -30,7 +33,8 @@ from feature_rollout.core.evidence import Evidence
 from feature_rollout.core.guards import assess
 from feature_rollout.core.plan import Gate, OnNoTraffic, Plan, Severity
 from feature_rollout.core.progress import Progress
-from support.fakes import INTERVAL, T0, above, ledger_in, look, minutes, percent, plan, ratio, row, stage
+from feature_rollout.core.simulate import Scenario, simulate
+from support.fakes import INTERVAL, KEY, T0, above, ledger_in, look, minutes, percent, plan, ratio, row, stage
 
 UNITS = 2000.0
 LOOKS = 40  # so that everything that is kept of the last looks is there
@@ -76,6 +80,7 @@ def measured(sizes: argparse.Namespace) -> dict[str, Any]:
         "callsOfABatch": sizes.calls,
         "python": platform.python_version(),
         **{name: timed(call, sizes.batches, sizes.calls) for name, call in figures.items()},
+        **simulated(of),
     }
 
 
@@ -108,6 +113,27 @@ def view_of(of: Plan) -> View:
         progress = progress.observed(of, one, counting=True, on_no_traffic=OnNoTraffic.WAIT)
     now = T0 + LOOKS * INTERVAL
     return View(of, known, dict(known.written), progress, assess(of, progress, now), now)
+
+
+def simulated(of: Plan) -> dict[str, Any]:
+    """The whole plan in virtual time, over healthy looks."""
+    windows = math.ceil((of.bakes + minutes(5) * len(of.stages)) / INTERVAL)
+    looks = [
+        look(name, T0 + index * INTERVAL, events=float(index % 4), units=UNITS)
+        for index, name in itertools.product(range(windows), of.metrics)
+    ]
+    scenario = Scenario(of, T0, KEY, tuple(looks))
+    started = time.perf_counter()
+    lines = [json.dumps(line) for line in simulate(scenario)]
+    took_s = time.perf_counter() - started
+    end = json.loads(lines[-1])
+    days = (datetime.fromisoformat(end["at"]) - T0) / timedelta(days=1)
+    return {
+        "simulatedEnd": end["reason"],
+        "simulatedDays": round(days, 3),
+        "simulatedLookUs": round(took_s / len(lines) * 1e6, 2),
+        "simulatedDaysPerSecond": round(days / took_s, 3),
+    }
 
 
 def timed(call: Callable[[], object], batches: int, calls: int) -> dict[str, float]:

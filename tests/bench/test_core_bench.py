@@ -21,3 +21,6 @@ def test_it_prints_one_object_of_what_it_measured(capsys: pytest.CaptureFixture[
     }
     for name in ("decideUs", "assessUs", "lookUs", "observedUs"):
         assert 0 < figures[name]["p50"] <= figures[name]["p99"]
+    assert (figures["simulatedEnd"], figures["simulatedDays"]) == ("Completed", pytest.approx(3 / 24, abs=0.01))
+    assert figures["simulatedLookUs"] > 0
+    assert figures["simulatedDaysPerSecond"] > 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ GRID = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 SIGN_GRID = (0.6, 0.7, 0.8, 0.9, 0.95)
 # At this evidence the rollout holds and says so; below it again, the hold is released.
 HOLD_AT = 20.0
+# Evidence of less than this breaches no clause: C / alpha is more, whatever they are.
+THRESHOLD_MIN = 1.0
 # Looks with units that a run needs before the deadline may act on it.
 RUN_LOOKS_MIN = 30
 # A look of nothing but failures counts at most this many times what the limit expects.
@@ -46,7 +48,8 @@ _EXPONENT_MAX = 700.0
 _NOTHING = (0.0,) * len(GRID)
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots, which leave no place for what is cached.
+@dataclass(frozen=True)
 class Test:
     """One clause's test for one attempt, made once from the plan.
 
@@ -76,13 +79,13 @@ class Test:
         if self.clauses < 1 or self.interval_s <= 0 or self.settle_s < 0 or self.dispersion < 1:
             raise ValueError(f"{self}: clauses and dispersion are at least 1, interval_s is more than 0")
 
-    @property
+    @cached_property
     def lookback(self) -> int:
         """L, in looks."""
         # Rounded, because 2.1 / 0.3 is a little more than 7.
         return math.ceil(round(self.settle_s / self.interval_s, 9)) + 1
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """C / alpha: evidence of this much is conclusive."""
         return self.clauses / self.alpha
@@ -352,11 +355,9 @@ def _mixed(
 ) -> tuple[float, ...]:
     """M_r after a look, of M_r before it and L looks ago."""
     ceiling = _CEILING_THRESHOLDS * test.threshold
-    exponents = [min(ratio, _EXPONENT_MAX) for ratio in ratios]
-    grown = [(m + weight) * math.exp(exponent) for m, exponent in zip(mixture, exponents, strict=True)]
+    grown = [(m + weight) * math.exp(min(_EXPONENT_MAX, ratio)) for m, ratio in zip(mixture, ratios, strict=True)]
     if test.settle_s > 0:
-        caps = [_SETTLE_GROWTH * (m + weight) for m in past]
-        return tuple([min(m, cap, ceiling) for m, cap in zip(grown, caps, strict=True)])
+        return tuple([min(m, _SETTLE_GROWTH * (then + weight), ceiling) for m, then in zip(grown, past, strict=True)])
     return tuple([min(m, ceiling) for m in grown])
 
 

@@ -143,9 +143,9 @@ def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
 
 def stale_at(metric: Metric, progress: Progress) -> datetime | None:
     """After when the metric counts as blind if it is not looked at again; None before the first look or stage."""
-    since = (progress.of(metric.name).looked_until, progress.looks_from)
-    latest = max((time for time in since if time is not None), default=None)
-    return latest + stale_after(metric) if latest is not None else None
+    looked_until, looks_from = progress.of(metric.name).looked_until, progress.looks_from
+    since = looks_from if looked_until is None or (looks_from and looks_from > looked_until) else looked_until
+    return since + stale_after(metric) if since is not None else None
 
 
 def _incomparable(clause: Clause, metric: Metric, progress: Progress) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from feature_rollout.core.evidence import Arm, Evidence, Test, made_test
+from feature_rollout.core.evidence import THRESHOLD_MIN, Arm, Evidence, Test, made_test
 from feature_rollout.core.gauge import GaugeRule, GaugeRun, made_rule
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window
 from feature_rollout.core.people import Lift
@@ -309,12 +309,14 @@ class Progress:
         metric = plan.metrics[clause.metric]
         if clause.blocker is not None or metric.blocker is not None:
             return False
-        evidence = self.evidence_of(clause)
-        if is_by_signs(clause, metric):
-            return evidence.conclusive(self.test_of(plan, row, clause))
-        if metric.type is MetricType.GAUGE:
+        by_signs, evidence = is_by_signs(clause, metric), self.evidence_of(clause)
+        if metric.type is MetricType.GAUGE and not by_signs:
             return self.gauge_of(clause).breached(gauge_rule(metric, clause, clause.limit.value))
+        if evidence.run is None and evidence.value < THRESHOLD_MIN:
+            return False  # as after most looks, which is said without the test
         test = self.test_of(plan, row, clause)
+        if by_signs:
+            return evidence.conclusive(test)
         return evidence.conclusive(test) or evidence.overdue(test, row.respond_within, at)
 
     def holds(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:

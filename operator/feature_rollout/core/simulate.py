@@ -80,11 +80,12 @@ class _Simulation:
         self._rows = {flag: scenario.rows.get(flag, OFF) for flag in plan.flags}
         self._progress: Progress | None = None
         self._earlier: Progress | None = None
-        known = [(known_at(plan.metrics[k.metric], k.window), k.window.end, k.metric, k) for k in scenario.looks]
+        looks = [look.checked() for look in scenario.looks]
+        known = [(known_at(plan.metrics[k.metric], k.window), k.window.end, k.metric, k) for k in looks]
         ahead = sorted((one for one in known if one[1] > scenario.start), key=lambda one: one[:3])
         self._looks = [(at, look) for at, _, _, look in ahead]
         self._next_look = 0
-        self._past = _Past(scenario.looks)
+        self._past = _Past(looks)
         self._requests = sorted(scenario.requests, key=lambda request: (request.created_at, request.uid))
         self._answered: set[str] = set()
         self._told: tuple[object, ...] | None = None
@@ -207,7 +208,7 @@ class _Simulation:
                 "kind": "look",
                 "stage": stage,
                 "metric": look.metric,
-                "verdict": str(view.progress.verdict(self._plan, look.checked())),
+                "verdict": str(view.progress.verdict(self._plan, look)),
                 "log_e": guard.log_evidence if guard else None,
                 "limit": (guard.limit or None) if guard else None,
                 "severity": str(guard.row.severity) if guard else None,
@@ -292,13 +293,13 @@ def _row(flag: str, row: Exposure) -> Line:
 
 
 class _Past:
-    """The recorded looks as the past of their metrics, in half hours."""
+    """The recorded looks, checked, as the past of their metrics, in half hours."""
 
     def __init__(self, looks: Sequence[Look]) -> None:
         by_metric: dict[str, list[Look]] = defaultdict(list)
         for look in sorted(looks, key=lambda look: look.window.start):
-            if (checked := look.checked()).error is None:
-                by_metric[look.metric].append(checked)
+            if look.error is None:
+                by_metric[look.metric].append(look)
         self._looks = dict(by_metric)
         self._starts = {name: [look.window.start for look in found] for name, found in by_metric.items()}
 
