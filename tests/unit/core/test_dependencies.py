@@ -205,10 +205,14 @@ def test_a_stage_that_waits(case: Waits) -> None:
 def test_everything_that_is_waited_for_is_said() -> None:
     waiting = known(other(), FIRST, -1)
     waiting = replace(waiting, others={**waiting.others, "lamp": Standing(waiting.now, unknown="StoreUnreachable")})
-    assert decide(waiting).waiting_for == (
-        "rollout bell to pass stage half: it is in stage ten",
-        "rollout lamp to pass stage all: StoreUnreachable",
-    )
+    said = ("rollout bell to pass stage half: it is in stage ten", "rollout lamp to pass stage all: StoreUnreachable")
+    assert decide(waiting).waiting_for == said
+    assert decide(waiting).message == f"Stage ten waits for {said[0]}; {said[1]}."
+    unread = decide(known(None, FIRST, -1))
+    assert unread.waiting_for == ("where rollout bell is", "where rollout lamp is")
+    assert unread.message == "It is asked where rollout bell is; where rollout lamp is."
+    unknown = decide(known(other(plan(OTHER.stages[0]))))
+    assert unknown.waiting_for == ("rollout bell to pass stage half: it has no such stage",)
 
 
 def test_what_was_waited_for_is_cited() -> None:
@@ -286,6 +290,7 @@ def test_a_cycle_is_said_before_anything_is_raised() -> None:
     decision = decide(replace(begun, order=lamp))
     assert (decision.phase, decision.reason, decision.stalled) == (Phase.STALLED, reasons.DEPENDENCY_CYCLE, True)
     assert "bell/half -> lamp/on -> bell/half" in decision.message
+    assert decide(replace(view(made, 0, [GOOD]), order=lamp)).reason == reasons.DEPENDENCY_CYCLE
     # Once the stage is in, nobody waits any more.
     assert decide(replace(view(made, 1, [GOOD]), order=lamp)).reason == reasons.BAKING
 

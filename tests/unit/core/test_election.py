@@ -93,9 +93,32 @@ def test_a_lease_that_is_taken_counts_a_transition_and_keeps_what_others_wrote()
 def test_a_lease_that_is_given_up_has_no_holder_and_nobody_leads() -> None:
     leading = mine(1.0)
     released = leading.wanted("later", released=True)
-    assert (released.holder, released.duration_s, released.transitions) == ("", 1, 0)
-    assert leading.wrote(released, 2.0).role(2.0) is Role.UNLED
+    assert released == Lease("", 1, acquired_at="later", renewed_at="later", transitions=0)
+    without = leading.wrote(released, 2.0)
+    assert without.role(2.0) is Role.UNLED
+    assert not without.saw(leading.lease, 3.0).holds, "an old answer does not give it back"
     assert NEW.saw(released, 3.0).wanted("now").transitions == 1
+    assert NEW.wanted("now", released=True) == replace(released, acquired_at="now", renewed_at="now")
+
+
+def test_what_others_wrote_into_a_lease_is_kept_when_it_is_given_up() -> None:
+    theirs = replace(ANOTHERS, transitions=4, source={"metadata": {"labels": {"a": "b"}}})
+    released = NEW.saw(theirs, 5.0).wanted("now", released=True)
+    assert (released.holder, released.transitions, released.source) == ("", 4, theirs.source)
+
+
+def test_a_leader_counts_from_when_it_began_its_last_write() -> None:
+    leading = mine(3.0)
+    assert (leading.same_since_s, leading.role(12.9), leading.turns_in_s(12.0)) == (3.0, Role.LEADING, 1.0)
+    labelled = leading.saw(replace(leading.wanted("now"), duration_s=16), 9.0)
+    assert (labelled.role(12.9), labelled.turns_in_s(12.0)) == (Role.LEADING, 1.0)
+
+
+def test_since_when_it_could_not_work() -> None:
+    unfit = mine(3.0).works(False, 4.0)
+    assert unfit.unfit_since_s == 4.0
+    assert unfit.works(False, 8.0) is unfit
+    assert unfit.works(True, 9.0) == mine(3.0)
 
 
 @pytest.mark.parametrize(

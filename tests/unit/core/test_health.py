@@ -77,13 +77,29 @@ BEGINNING = {"Ready": "False", "Reconciling": "True", "Stalled": "False"}
     ],
 )
 def test_what_tools_say(rollout: Any, by_kstatus: str, by_argocd: str) -> None:
-    health, message = argocd(rollout)
+    health, _ = argocd(rollout)
     assert (str(kstatus(rollout)), str(health)) == (by_kstatus, by_argocd)
-    assert message
 
 
-def test_the_message_is_that_of_ready() -> None:
-    assert argocd(seen(**READY))[1] == "Ready it is"
+@pytest.mark.parametrize(
+    ("rollout", "message"),
+    [
+        pytest.param(seen(**READY), "Ready it is", id="that of Ready"),
+        pytest.param(seen("Paused", **BLIND), "Ready it is", id="who is paused too"),
+        pytest.param(seen("Paused", deleted=True, **READY), "It is being deleted.", id="being deleted"),
+        pytest.param(seen(observed=2, **READY), "The operator has not seen this yet.", id="edited since"),
+        pytest.param(seen(Stalled="False"), "The operator has not seen this yet.", id="without Ready"),
+        pytest.param({"metadata": {"generation": 1}}, "The operator has not seen this yet.", id="without a status"),
+    ],
+)
+def test_the_message(rollout: Any, message: str) -> None:
+    assert argocd(rollout)[1] == message
+
+
+def test_an_object_without_a_generation_has_been_seen_by_nobody() -> None:
+    """As the default of a status has it: -1 is no generation of any object."""
+    assert kstatus({}) is KStatus.IN_PROGRESS
+    assert argocd({"status": {"observedGeneration": -1}})[0] is ArgoHealth.PROGRESSING
 
 
 def test_every_phase_and_condition_is_explained() -> None:

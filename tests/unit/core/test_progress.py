@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from feature_rollout.core.evidence import Test
 from feature_rollout.core.gauge import FAR_BLOCKS
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window, stale_after
+from feature_rollout.core.people import Lift
 from feature_rollout.core.plan import (
     Action,
     ActionType,
@@ -71,6 +72,8 @@ from support.fakes import (
 
 deterministic = properties(60)
 ONE = plan()
+FULL = exposure(100)
+SOAKED = plan(stage("soak"), stage("ten", ("bell", 10)), stage("rest"))
 TWO = plan(
     rows=[row(Severity.HIGH, above(), above("slow"))], metrics=[ratio(), ratio("slow", interval=timedelta(minutes=1))]
 )
@@ -256,8 +259,10 @@ def test_a_gauge_is_judged_in_blocks() -> None:
 
 
 def test_a_new_stage_starts_its_own_bake_and_its_own_counts() -> None:
-    progress = after(ONE, started(ONE), at(0), at(1)).entered(ONE, T0 + minutes(1), raised=True)
-    assert (progress.baked, progress.of("errors").units) == (seconds(0), 0.0)
+    before = after(ONE, started(ONE), at(0), at(1, **BAD))
+    assert (before.of("errors").events, before.of("errors").units) == (60.0, 200.0)
+    progress = before.entered(ONE, T0 + minutes(1), raised=True)
+    assert (progress.baked, progress.of("errors").events, progress.of("errors").units) == (seconds(0), 0.0, 0.0)
     assert after(ONE, progress, at(2)).baked == INTERVAL
 
 
@@ -350,6 +355,90 @@ def test_progress_of_an_earlier_life_is_not_taken_over() -> None:
 def test_what_is_still_exposed_is_watched_before_the_next_attempt_raises() -> None:
     left = ledger(baseline={"bell": exposure(0)}, written={"bell": exposure(10)})
     assert aligned(None, ONE, left, T0).watching
+
+
+@pytest.mark.parametrize(
+    ("of", "row_in", "watching"),
+    [
+        pytest.param(SOAKED, ledger_in(SOAKED, 0), False, id="no stage so far has flags, though the next one has"),
+        pytest.param(SOAKED, ledger_in(SOAKED, 1, baseline=FULL), True, id="one has, and raised nothing"),
+        pytest.param(SOAKED, ledger_in(SOAKED, 2, baseline=FULL), True, id="one before had"),
+        pytest.param(
+            SOAKED,
+            ledger_in(SOAKED, 0, written={"bell": exposure(10)}),
+            True,
+            id="an attempt before has raised",
+        ),
+    ],
+)
+def test_guards_look_from_the_first_stage_with_flags_on(of: Plan, row_in: Ledger, watching: bool) -> None:
+    assert aligned(None, of, row_in, T0).watching is watching
+
+
+def test_a_stage_that_only_the_ledger_knows_has_baked_what_the_ledger_says() -> None:
+    now = ledger_in(ONE, 1, entered_at=T0 + minutes(1), baked=seconds(90))
+    assert aligned(after(ONE, started(ONE), at(0)), ONE, now, T0 + minutes(9)).baked == seconds(90)
+
+
+# The clock was put back.
+
+AHEAD = MetricProgress(looked_until=T0 + minutes(5), data_until=T0 + minutes(4))
+BEHIND = MetricProgress(looked_until=T0 + minutes(1), data_until=T0)
+
+
+@pytest.mark.parametrize(
+    ("progress", "is_ahead"),
+    [
+        pytest.param(Progress(), False, id="nothing"),
+        pytest.param(Progress(stage_from=T0 + minutes(1), baked_until=T0 + minutes(1)), False, id="until now"),
+        pytest.param(Progress(metrics={"errors": BEHIND}), False, id="looked at until now"),
+        pytest.param(Progress(metrics={"slow": BEHIND, "errors": AHEAD}), True, id="looked at ahead"),
+        pytest.param(Progress(stage_from=T0 + minutes(2)), True, id="a stage that begins"),
+        pytest.param(Progress(baked_until=T0 + minutes(2)), True, id="a bake"),
+    ],
+)
+def test_what_is_of_a_time_to_come(progress: Progress, is_ahead: bool) -> None:
+    assert progress.is_ahead_of(T0 + minutes(1)) is is_ahead
+
+
+def test_what_lies_ahead_is_looked_at_when_it_comes_and_nothing_is_forgotten() -> None:
+    now = T0 + minutes(1)
+    metrics = {"errors": AHEAD, "slow": BEHIND, "new": MetricProgress()}
+    rewound = Progress(stage_from=T0 + minutes(2), baked_until=T0 + minutes(5), metrics=metrics).rewound(now)
+    assert rewound == Progress(
+        stage_from=T0 + minutes(2),
+        judged_from=now,
+        baked_until=now,
+        metrics={**metrics, "errors": replace(AHEAD, looked_until=AHEAD.data_until)},
+    )
+
+
+@pytest.mark.parametrize("begun", [T0, T0 + minutes(1)])
+def test_a_stage_that_has_begun_stays_as_it_is(begun: datetime) -> None:
+    for progress in (Progress(stage_from=begun, baked_until=begun), Progress(stage_from=begun)):
+        assert progress.rewound(T0 + minutes(1)) == progress
+
+
+def test_a_lift_is_of_the_clauses_that_it_names() -> None:
+    progress = after(TWO, started(TWO), at(0, **BAD), at(0, "slow", **BAD))
+    lifted = progress.lifted(Lift(T0 + minutes(1), ("errors>1%",)))
+    assert (lifted.evidence["errors>1%"].value, lifted.lifted_at) == (0.0, T0 + minutes(1))
+    assert lifted.evidence["slow>1%"] == progress.evidence["slow>1%"]
+    assert lifted.evidence["slow>1%"].value > 20
+
+
+def test_looks_before_a_stage_that_begins_later_are_judged_and_are_not_of_it() -> None:
+    progress = replace(started(ONE, T0 + minutes(2)), judged_from=T0)
+    found = after(ONE, progress, at(0, **BAD))
+    assert found.of("errors").looked_until == T0 + INTERVAL
+    assert found.evidence["errors>1%"].holds
+    assert (found.of("errors").events, found.of("errors").units, found.baked) == (0.0, 0.0, seconds(0))
+
+
+def test_what_waits_for_another_guard_is_one_span_as_long_as_nothing_is_missing() -> None:
+    progress = after(TWO, started(TWO), at(0), at(1), at(3))
+    whole, rest = progress.of("errors").healthy
+    assert (whole, rest) == (Window(T0, T0 + minutes(1)), at(3).window)
 
 
 def test_an_edited_clause_starts_from_nothing_and_its_time_runs_on() -> None:

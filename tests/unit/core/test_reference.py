@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 
@@ -68,6 +70,10 @@ def test_blocks_are_made_longer_until_they_hold_10_events() -> None:
     # 336 half hours of 4 events: three to a block.
     assert (len(sums), sums[0]) == (112, (12.0, 300.0))
     assert sum(events for events, _ in sums) == 4.0 * BLOCKS
+    # The longest of which there are 30: eleven half hours, on a grid that cuts the first of them.
+    rare = merged([Block(w.start, 0.95, 100.0) for w in WINDOWS])
+    assert rare is not None
+    assert (len(rare), max(units for _, units in rare)) == (31, 1100.0)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +92,8 @@ def test_nothing_and_errors_are_no_past() -> None:
     for found in (silent, failed, looks((0,), units=0.0)):
         reference = of_ratio("k", found)
         assert (reference.note, reference.hours) == ("it has no data in the seven days before", ())
-    assert of_gauge("k", silent).hours == ()
+    for found in (silent, [Look("m", window, value=9.0, error="timeout") for window in WINDOWS]):
+        assert of_gauge("k", found).hours == ()
 
 
 def test_both_arms_are_counted_together() -> None:
@@ -108,12 +115,40 @@ def test_limit_of_a_decrease_is_that_of_the_complement() -> None:
     assert limit_of_decrease(3, 42_000, 0.1, 1.0) == 1.0, "what hardly ever happened cannot be seen to fall"
 
 
-def test_the_hour_is_that_of_utc() -> None:
+@pytest.mark.parametrize(
+    ("events", "decrease", "phi", "expected"),
+    [
+        # (1 - d) times (X - 3 * sqrt(phi * (rarer + 1)) - 3) / N, taken from 1: 2,100 misses, then 336 events.
+        (39_900, 0.1, 1.0, 0.1480109),
+        (39_900, 0.1, 4.0, 0.1509576),
+        (336, 0.5, 1.0, 0.9966913),
+    ],
+)
+def test_limit_of_a_decrease_worked_out(events: float, decrease: float, phi: float, expected: float) -> None:
+    assert limit_of_decrease(events, 42_000, decrease, phi) == pytest.approx(expected, abs=5e-8)
+
+
+@pytest.fixture
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine is in Tokyo, which must not matter."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_hour_is_that_of_utc(far_from_utc: None) -> None:
     hours = tuple((100.0 * hour, 100_000.0) for hour in range(24))
     reference = Reference("k", hours=hours)
     berlin = T0.astimezone(timezone(timedelta(hours=1)))
     assert ratio_limit(reference, berlin, 0.5, 1.0) == limit_of_increase(900, 100_000, 0.5, 1.0)
+    assert ratio_limit(reference, berlin, 0.0, 1.0) == limit_of_increase(900, 100_000, 0.0, 1.0)
     assert ratio_limit(reference, berlin, -0.5, 1.0) == limit_of_decrease(900, 100_000, 0.5, 1.0)
+    assert gauge_limit(reference, berlin, 0.5) == 1350.0
+    at_nine = [Look("m", w, 5.0, 100.0, 7.0) for w in WINDOWS if w.start.hour == 9]
+    assert [hour for hour, (_, units) in enumerate(of_ratio("k", at_nine).hours) if units] == [9]
+    assert [hour for hour, (_, count) in enumerate(of_gauge("k", at_nine).hours) if count] == [9]
 
 
 def test_an_hour_without_units_has_the_limit_of_all_hours() -> None:

@@ -24,13 +24,14 @@ from hypothesis import strategies as st
 from feature_rollout.core.checks import GUARDS_QUIET
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Verb, View
+from feature_rollout.core.evidence import Arm
 from feature_rollout.core.guards import GuardState, assess, breach_of
 from feature_rollout.core.looks import Look, Verdict
 from feature_rollout.core.people import Consent, People
 from feature_rollout.core.plan import Action, ActionType, BaselineType, Clause, OnNoTraffic, Plan, Sense, Severity
 from feature_rollout.core.progress import Progress, aligned
 from feature_rollout.core.reference import Reference, of_gauge, of_ratio, windows_before
-from feature_rollout.core.relative import wanted_references
+from feature_rollout.core.relative import bad_of, is_global, is_past, limit_of, wanted_references
 from support.depth import properties
 from support.fakes import (
     INTERVAL,
@@ -316,6 +317,67 @@ def test_what_needs_a_past() -> None:
     assert wanted_references(of) == {"errors": False, "hits": True, "p95": True}
 
 
+# The limit in force, and one look against it.
+
+ROUGH = Reference("k", dispersion=4.0, hours=((336.0, 42_000.0),) * 24)
+AT_NINE = look("errors", T0, events=3.0, units=300.0, control_events=60.0, control_units=3000.0)
+
+
+@pytest.mark.parametrize(
+    ("clause", "limit"),
+    [
+        pytest.param(above(), 0.01, id="absolute"),
+        pytest.param(relative(), 0.0160409, id="an increase against the past, with its dispersion"),
+        pytest.param(relative(sense=Sense.BELOW), 0.0026530, id="a decrease: of the rate, not of its complement"),
+        pytest.param(relative(baseline=CONTROL), 0.03, id="an increase against the others"),
+        pytest.param(relative(sense=Sense.BELOW, baseline=CONTROL), 0.01, id="a decrease against the others"),
+    ],
+)
+def test_the_limit_in_force(clause: Clause, limit: float) -> None:
+    assert limit_of(clause, ratio(key="k"), ROUGH, AT_NINE) == pytest.approx(limit, abs=5e-8)
+
+
+@pytest.mark.parametrize(
+    ("clause", "reference"),
+    [
+        pytest.param(relative(), None, id="no past"),
+        pytest.param(relative(), replace(ROUGH, key="x"), id="the past of another query"),
+        pytest.param(relative(sense=Sense.BELOW), None, id="no past to fall below"),
+        pytest.param(relative(baseline=CONTROL), ROUGH, id="nobody in the other arm"),
+    ],
+)
+def test_without_anything_to_compare_with_there_is_no_limit(clause: Clause, reference: Reference | None) -> None:
+    alone = look("errors", T0, events=300.0, units=300.0)
+    assert limit_of(clause, ratio(key="k"), reference, alone) is None
+    assert not is_past(clause, ratio(key="k"), reference, alone)
+
+
+@pytest.mark.parametrize(
+    ("clause", "events", "expected"),
+    [
+        (above(limit="25%"), 25.0, False),
+        (above(limit="25%"), 26.0, True),
+        (below("errors", "25%"), 25.0, False),
+        (below("errors", "25%"), 24.0, True),
+    ],
+)
+def test_a_look_that_is_just_at_the_limit_is_not_past_it(clause: Clause, events: float, expected: bool) -> None:
+    assert is_past(clause, ratio(), None, look("errors", T0, events=events, units=100.0)) is expected
+    assert not is_past(clause, ratio(), None, look("errors", T0)), "nothing is past nothing"
+
+
+def test_one_arm_alone_makes_no_incident_of_everybody() -> None:
+    bad, nobody = Arm(50.0, 100.0), Arm(0.0, 0.0)
+    assert is_global(above(), [(bad, bad)])
+    assert not is_global(above(), [(bad, nobody)])
+    assert not is_global(above(), [(nobody, bad)])
+    assert not is_global(above(), [])
+
+
+def test_extrapolated_events_leave_nothing_that_is_no_event() -> None:
+    assert bad_of(below("errors"), Arm(12.0, 10.0)) == Arm(0.0, 10.0)
+
+
 # Quiet guards.
 
 
@@ -347,6 +409,15 @@ def before(of: Plan, reference: Reference) -> Progress:
 def test_a_guard_that_fires_without_a_rollout_is_too_tight(clause: Clause, is_tight: bool) -> None:
     of = plan(rows=[row(Severity.HIGH, clause)], metrics=[ratio(key="k")])
     assert before(of, past()).too_tight(of) == ((clause,) if is_tight else ())
+
+
+def test_an_increase_is_tried_on_the_past_that_it_is_compared_with() -> None:
+    """So many users that 80 % of the limit is less than what is usual; and no gauge is tried like that."""
+    clause = relative(change="5%")
+    of = plan(rows=[row(Severity.HIGH, clause)], metrics=[ratio(key="k")])
+    assert before(of, past(units=300_000.0)).too_tight(of) == (clause,)
+    of_gauges = plan(rows=[row(Severity.HIGH, clause)], metrics=[gauge("errors", key="k")])
+    assert before(of_gauges, past(units=300_000.0)).too_tight(of_gauges) == ()
 
 
 def test_a_tight_guard_holds_until_it_is_confirmed_or_loosened() -> None:

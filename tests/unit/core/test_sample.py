@@ -82,6 +82,7 @@ def test_a_mismatch_holds_and_never_reverts() -> None:
     assert (decision.verb, decision.phase, decision.reason) == (Verb.HOLD, Phase.HELD, "SampleRatioMismatch")
     assert "errors has 300 of 2000 users with the flags, which is 15% and not 10%" in decision.message
     assert "featurerollout confirm bell sample-ratio" in decision.message
+    assert decision.waiting_for == ("errors has 300 of 2000 users with the flags, which is 15% and not 10%",)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,7 @@ def test_each_stage_begins_anew() -> None:
     of = sampled()
     progress = seen(of, [(150.0, 850.0)] * 2).entered(of, T0 + minutes(1), raised=True)
     assert progress.of("errors").sample == (0.0, 0.0)
+    assert seen(of, [(0.0, 9.0)], progress).of("errors").sample == (0.0, 9.0)
 
 
 def test_a_restart_changes_nothing() -> None:

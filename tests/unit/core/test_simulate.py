@@ -257,7 +257,14 @@ def test_with_on_blind_revert_an_outage_counts_as_a_breach_after_the_rows_deadli
     assert (acted["action"], after(acted)) == ("DisableFlags", minutes(37))
 
 
+def test_the_deadline_of_an_outage_is_met_between_looks() -> None:
+    of = plan(rows=[row(Severity.HIGH, above(), respond_within=minutes(10) + seconds(7))], on_blind=OnBlind.REVERT)
+    lines = run(of, looks(bad_from(T0 + minutes(7), {"error": "timeout"})))
+    assert after(decisions(lines, acts=True)[-1]) == minutes(17) + seconds(7)
+
+
 APPROVED = plan(stage("ten", ("bell", 10)), stage("all", ("bell", 100), approval=Approval(2)))
+NEVER = Calendar("UTC", (), (Freeze(T0.date(), T0.date() + timedelta(days=9), "nobody is here"),))
 
 
 def test_without_approvals_it_waits_and_says_so() -> None:
@@ -275,6 +282,14 @@ def test_approvals_of_two_people_let_the_stage_begin() -> None:
     assert after(entered) == minutes(8), "at once, and not with the next look"
     refused = next(line for line in decisions(lines) if after(line) == minutes(9))
     assert (refused["action"], refused["reason"]) == ("Wait", "StageNotNext")
+
+
+def test_what_nobody_could_carry_out_expires_after_a_day_to_the_second() -> None:
+    given = (request(RequestType.APPROVE, T0 + seconds(7), stage="all"),)
+    later = replace(APPROVED, rows=(), stages=(*APPROVED.stages[:1], stage("half"), *APPROVED.stages[1:]))
+    lines = run(replace(later, calendar=NEVER), (), requests=given, until=T0 + timedelta(days=2))
+    (expired,) = [line for line in decisions(lines) if line["reason"] == "Expired"]
+    assert after(expired) == timedelta(days=1) + seconds(7)
 
 
 def test_a_paused_rollout_stands_still_and_a_promoted_stage_is_left() -> None:
@@ -340,6 +355,8 @@ def test_a_window_that_was_looked_at_before_counts_once() -> None:
 def test_a_plan_without_guards_bakes_by_the_clock_alone() -> None:
     acted = decisions(run(plan(rows=()), ()), acts=True)
     assert [after(line) for line in acted] == [minutes(0), minutes(5), minutes(10), minutes(15)]
+    short = plan(stage("ten", ("bell", 10), bake=seconds(90)), rows=())
+    assert [after(line) for line in decisions(run(short, ()), acts=True)] == [minutes(0), seconds(90)]
 
 
 def test_a_plan_without_guards_that_is_suspended_ends() -> None:
@@ -572,15 +589,21 @@ def test_short_lives(
             {"events": 4.0, "units": 200.0, "control_events": 6.0, "control_units": 300.0},
             id="two arms of a Ratio",
         ),
+        pytest.param(
+            ratio(key="k", delay=minutes(20)),
+            {"events": 10.0, "units": 500.0, "control_events": 0.0, "control_units": 0.0},
+            id="with a delay, and nobody in the other arm",
+        ),
         pytest.param(gauge(key="k"), {"value": 2.5}, id="a Gauge"),
     ],
 )
 def test_the_past_of_the_recorded_looks_is_that_of_their_half_hours(metric: Metric, numbers: dict[str, Any]) -> None:
     """Two looks in each half hour are one with twice the counts; errors, and what ends after the start, say nothing."""
     of = plan(rows=[row(Severity.HIGH, relative(metric.name))], metrics=[metric])
+    until = T0 - metric.delay
     halves = [
         Look(metric.name, Window(start, start + minutes(15)), **numbers)
-        for window in windows_before(T0)
+        for window in sorted({*windows_before(until), *windows_before(T0)}, key=lambda window: window.start)
         for start in (window.start, window.start + minutes(15))
     ]
     broken = [
@@ -588,7 +611,7 @@ def test_the_past_of_the_recorded_looks_is_that_of_their_half_hours(metric: Metr
         Look(metric.name, Window(T0 - minutes(1), T0 + minutes(1))),
     ]
     twice = {name: value * (1 if name == "value" else 2) for name, value in numbers.items()}
-    whole = [Look(metric.name, window, **twice) for window in windows_before(T0)]
+    whole = [Look(metric.name, window, **twice) for window in windows_before(until)]
     assert _Past([*broken, *halves]).reference(of, metric.name, T0) == of_blocks(metric, whole)
 
 
