@@ -20,6 +20,7 @@ from feature_rollout.core.decision import Decision, Phase, Standing, Trouble, Ve
 from feature_rollout.core.exposure import OFF, Exposure, FlagChange
 from feature_rollout.core.guards import Guard, GuardState
 from feature_rollout.core.health import argocd, kstatus
+from feature_rollout.core.measured import MetricProgress
 from feature_rollout.core.people import Order, Pause, People, RollBackTo
 from feature_rollout.core.plan import (
     Action,
@@ -40,7 +41,7 @@ from feature_rollout.core.plan import (
     Severity,
     Stage,
 )
-from feature_rollout.core.progress import MetricProgress, Progress
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reference import Block, Reference
 from feature_rollout.core.state import Latch, Ledger
 from feature_rollout.core.status import picture, trouble_picture

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from feature_rollout.core.evidence import THRESHOLD_MIN, Arm, Evidence, Test, made_test
+from feature_rollout.core.evidence import THRESHOLD_MIN, Evidence, Test, made_test
 from feature_rollout.core.gauge import GaugeRule, GaugeRun, made_rule
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window
+from feature_rollout.core.measured import MetricProgress, read_time, with_arms
 from feature_rollout.core.people import Lift
 from feature_rollout.core.plan import Clause, Metric, MetricType, OnNoTraffic, Plan, Row, Sense
 from feature_rollout.core.reference import Reference
 from feature_rollout.core.relative import (
-    VETO_LOOKS,
     Arms,
-    arms_of,
     dispersion_of,
     fires_on,
     is_by_signs,
@@ -31,119 +30,11 @@ from feature_rollout.core.relative import (
     limit_of,
     wanted_references,
 )
-from feature_rollout.core.state import Ledger
 
 # After an outage of the operator, so many of the missed windows are looked at; older ones stay unobserved.
 CATCH_UP_WINDOWS = 10
-# A gate on a Gauge is the median of at most so many of the stage's newest looks (three days of 30 s looks).
-STAGE_VALUES_MAX = 8640
-# Healthy spans that may wait for a guard that is not looked at; more are forgotten, which only makes the bake longer.
-SPANS_MAX = 100
 # Without any guard, bake is the time between reconciles; more than this between two of them was not observed.
 UNGUARDED_STEP_MAX = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricProgress:
-    """One metric. `events`, `units` and `values` are the present stage's; `healthy` spans wait for the other guards.
-
-    `failures` is how many of the newest looks, without a gap, its source has failed to answer; `failing_since` is
-    the start of the first of them.
-    `key` is the metric's when it was looked at; `arms` are those of its newest looks. `data_until` is the end of
-    the newest window that had data. `sample` is how many units of the present stage were in the treated and in the
-    control arm.
-    """
-
-    looked_until: datetime | None = None
-    latest: Look | None = None
-    events: float = 0.0
-    units: float = 0.0
-    values: tuple[float, ...] = ()
-    healthy: tuple[Window, ...] = ()
-    failures: int = 0
-    failing_since: datetime | None = None
-    key: str = ""
-    arms: tuple[Arms, ...] = ()
-    data_until: datetime | None = None
-    sample: tuple[float, float] = (0.0, 0.0)
-
-    def observed(
-        self, look: Look, arms: tuple[Arms, ...], *, healthy: bool, keep_value: bool, of_stage: bool, key: str
-    ) -> MetricProgress:
-        """After a look; `arms` are those of the newest looks with it."""
-        spans = self.healthy
-        if healthy:
-            joins = bool(spans) and spans[-1].end == look.window.start
-            spans = (*spans[:-1], Window(spans[-1].start, look.window.end)) if joins else (*spans, look.window)
-        values, measured = self.values, look.is_measured
-        if keep_value and measured and look.value is not None:
-            values = (*values, look.value)[-STAGE_VALUES_MAX:]
-        return MetricProgress(
-            looked_until=look.window.end,
-            latest=look,
-            events=self.events + (look.events or 0.0) if measured and of_stage else self.events,
-            units=self.units + (look.units or 0.0) if measured and of_stage else self.units,
-            values=values,
-            healthy=spans[-SPANS_MAX:],
-            failures=self.failures + 1 if look.error is not None else 0,
-            failing_since=(self.failing_since or look.window.start) if look.error is not None else None,
-            key=key,
-            arms=arms,
-            data_until=look.window.end if measured else self.data_until,
-            sample=_with_units(self.sample, look) if of_stage else self.sample,
-        )
-
-    def with_healthy(self, spans: tuple[Window, ...]) -> MetricProgress:
-        """As `Progress.with_measured`, and for the same reason."""
-        return MetricProgress(
-            self.looked_until,
-            self.latest,
-            self.events,
-            self.units,
-            self.values,
-            spans,
-            self.failures,
-            self.failing_since,
-            self.key,
-            self.arms,
-            self.data_until,
-            self.sample,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "lookedUntil": self.looked_until.isoformat() if self.looked_until else None,
-            "latest": self.latest.to_json() if self.latest else None,
-            "events": self.events,
-            "units": self.units,
-            "values": list(self.values),
-            "healthy": [[w.start.isoformat(), w.end.isoformat()] for w in self.healthy],
-            "failures": self.failures,
-            "failingSince": self.failing_since.isoformat() if self.failing_since else None,
-            "key": self.key,
-            "arms": [[*treated, *control] for treated, control in self.arms],
-            "dataUntil": self.data_until.isoformat() if self.data_until else None,
-            "sample": list(self.sample),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> MetricProgress:
-        return cls(
-            looked_until=_time(data["lookedUntil"]),
-            latest=Look.from_json(data["latest"]) if data["latest"] else None,
-            events=data["events"],
-            units=data["units"],
-            values=tuple(data["values"]),
-            healthy=tuple(Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in data["healthy"]),
-            failures=data["failures"],
-            failing_since=_time(data["failingSince"]),
-            # These three are not there in what an earlier version has stored.
-            key=data.get("key", ""),
-            arms=tuple((Arm(a, b), Arm(c, d)) for a, b, c, d in data.get("arms", ())),
-            data_until=_time(data.get("dataUntil")),
-            sample=(float(data["sample"][0]), float(data["sample"][1])) if "sample" in data else (0.0, 0.0),
-        )
-
 
 # What is there before anything was measured; made once, because it is asked for at every look.
 _UNMEASURED = MetricProgress()
@@ -241,7 +132,7 @@ class Progress:
             return self
         if self.looks_from is not None and look.window.start < self.looks_from:
             return self
-        arms = _with_arms(before.arms, look)
+        arms = with_arms(before.arms, look)
         after = self._judged(plan, look, arms) if self.watching else self
         guards = plan.guards_on(look.metric)
         seen = look.is_measured or (look.error is None and on_no_traffic is OnNoTraffic.COUNT)
@@ -450,18 +341,18 @@ class Progress:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
         return cls(
-            stage_from=_time(data["stageFrom"]),
-            judged_from=_time(data.get("judgedFrom")),
+            stage_from=read_time(data["stageFrom"]),
+            judged_from=read_time(data.get("judgedFrom")),
             watching=data["watching"],
             baked=timedelta(seconds=data["bakedSeconds"]),
-            baked_until=_time(data["bakedUntil"]),
+            baked_until=read_time(data["bakedUntil"]),
             metrics={name: MetricProgress.from_json(value) for name, value in data["metrics"].items()},
             evidence={key: Evidence.from_json(value) for key, value in data["evidence"].items()},
             gauges={key: GaugeRun.from_json(value) for key, value in data["gauges"].items()},
             # Not there in what an earlier version has stored.
-            reference_until=_time(data.get("referenceUntil")),
+            reference_until=read_time(data.get("referenceUntil")),
             references={name: Reference.from_json(value) for name, value in data.get("references", {}).items()},
-            lifted_at=_time(data.get("liftedAt")),
+            lifted_at=read_time(data.get("liftedAt")),
         )
 
 
@@ -491,41 +382,6 @@ def _after_bake(measured: MetricProgress, until: datetime) -> MetricProgress:
     return measured.with_healthy(tuple([span for span in spans if span.end > until]))
 
 
-def aligned(progress: Progress | None, plan: Plan, ledger: Ledger, now: datetime) -> Progress:
-    """The progress that belongs to the ledger's stage, from what was last measured in this attempt.
-
-    The ledger is the truth: a stage that it has entered and that `progress` does not know
-    of (the process died between the two) starts then. Without any progress, what the
-    ledger row says was baked is kept, and no time before `now` is counted again.
-    """
-    if progress is not None:
-        progress = _rekeyed(progress, plan)
-    if ledger.entered_at is None:
-        is_earlier = progress is None or progress.stage_from is not None
-        return Progress(watching=bool(ledger.raised)) if progress is None or is_earlier else progress
-    if progress is None:
-        watching = bool(ledger.raised) or any(stage.entries for stage in plan.stages[: ledger.stage + 1])
-        fresh = Progress().entered(plan, ledger.entered_at, raised=watching)
-        return replace(fresh, baked=ledger.baked, baked_until=max(ledger.entered_at, now))
-    if progress.stage_from == ledger.entered_at:
-        return progress
-    wrote = any(stage.entries for stage in plan.stages[ledger.stage : ledger.stage + 1])
-    return replace(progress.entered(plan, ledger.entered_at, raised=wrote), baked=ledger.baked)
-
-
-def _rekeyed(progress: Progress, plan: Plan) -> Progress:
-    """After an edit of a template, its arguments or its provider: what the old query has measured does not count.
-
-    Of that metric alone: its counts and values in the stage, its looks, its arms.
-    """
-    edited = {
-        name: MetricProgress(key=metric.key)
-        for name, metric in plan.metrics.items()
-        if progress.of(name).key not in ("", metric.key)
-    }
-    return replace(progress, metrics={**progress.metrics, **edited}) if edited else progress
-
-
 def overlap(spans: Iterable[tuple[Window, ...]], within: Window) -> timedelta:
     """How much of `within` lies in a span of every one of the given tuples; each is sorted and disjoint."""
     common: list[Window] = [within]
@@ -545,27 +401,5 @@ def gauge_rule(metric: Metric, clause: Clause, limit: float) -> GaugeRule:
     return made_rule(limit, clause.sense is Sense.ABOVE, persist, metric.interval.total_seconds())
 
 
-def _with_arms(arms: tuple[Arms, ...], look: Look) -> tuple[Arms, ...]:
-    """The arms of the newest looks that had any."""
-    if look.control_events is None or look.error is not None:
-        return arms
-    treated, control = arms_of(look)
-    return arms if control is None else (*arms, (treated, control))[-VETO_LOOKS:]
-
-
-def _with_units(sample: tuple[float, float], look: Look) -> tuple[float, float]:
-    """Also of a look without treated users: to leave those out would make the treated seem too many."""
-    if look.control_events is None or look.error is not None:
-        return sample
-    treated, control = arms_of(look)
-    if control is None:
-        return sample
-    return sample[0] + treated.units, sample[1] + control.units
-
-
 def _is_ratio(plan: Plan, clause: Clause) -> bool:
     return clause.blocker is None and plan.metrics[clause.metric].type is MetricType.RATIO
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

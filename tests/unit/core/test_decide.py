@@ -33,6 +33,7 @@ from feature_rollout.core.decide import CHECKS, decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import DISABLED, Exposure, FlagChange, raises
 from feature_rollout.core.guards import assess
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.plan import (
     Action,
@@ -48,7 +49,7 @@ from feature_rollout.core.plan import (
     Stage,
     Target,
 )
-from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reverts import release
 from feature_rollout.core.standstill import STANDSTILL, stands_still
 from feature_rollout.core.state import Breach, Latch, Ledger

@@ -29,8 +29,9 @@ from feature_rollout.core.forecast import (
     schedule,
 )
 from feature_rollout.core.gates import unmet
+from feature_rollout.core.measured import MetricProgress
 from feature_rollout.core.plan import Gate
-from feature_rollout.core.progress import MetricProgress, Progress
+from feature_rollout.core.progress import Progress
 from support.depth import properties
 from support.fakes import T0, minutes, percent, plan, stage
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from feature_rollout.core.decision import View
-from feature_rollout.core.intake import taken_in
+from feature_rollout.core.intake import aligned, taken_in
 from feature_rollout.core.people import Lift, Pause, People
 from feature_rollout.core.plan import OnNoTraffic, Plan, Severity
-from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.progress import Progress
 from support.fakes import INTERVAL, T0, above, ledger, ledger_in, look, minutes, plan, ratio, row, stage
 
 GOOD: dict[str, Any] = {"events": 0.0, "units": 1000.0}

@@ -14,10 +14,10 @@ from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import DISABLED, FlagChange
 from feature_rollout.core.guards import GuardState, assess
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import Consent, Pause, People
 from feature_rollout.core.plan import Approval, Gate, OnDrift, OnNoTraffic, Severity
-from feature_rollout.core.progress import aligned
 from feature_rollout.core.state import Breach, Latch
 from support.fakes import INTERVAL, T0, exposure, ledger_in, look, minutes, percent, plan, stage
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from feature_rollout.core.looks import Look
+from feature_rollout.core.measured import MetricProgress
 from feature_rollout.core.past import begun, inherited, of_blocks, without_blocks
-from feature_rollout.core.progress import MetricProgress, Progress
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reference import Block, Reference, of_gauge, of_ratio, windows_before
 from feature_rollout.core.state import Ledger
 from support.fakes import T0, gauge, ledger, look, minutes, ratio

@@ -12,8 +12,9 @@ from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.evidence import Evidence
 from feature_rollout.core.guards import Guard, GuardState
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.measured import MetricProgress
 from feature_rollout.core.plan import Notice, Plan, Severity
-from feature_rollout.core.progress import MetricProgress, Progress
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reasons import DESCRIPTIONS
 from feature_rollout.core.reference import Reference
 from feature_rollout.core.state import Breach, Latch

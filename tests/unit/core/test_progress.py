@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 
 from feature_rollout.core.evidence import Test
 from feature_rollout.core.gauge import FAR_BLOCKS
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.looks import Look, Verdict, Window, known_at, next_window, stale_after
+from feature_rollout.core.measured import SPANS_MAX, MetricProgress
 from feature_rollout.core.people import Lift
 from feature_rollout.core.plan import (
     Action,
@@ -39,15 +41,7 @@ from feature_rollout.core.plan import (
     Plan,
     Severity,
 )
-from feature_rollout.core.progress import (
-    CATCH_UP_WINDOWS,
-    SPANS_MAX,
-    UNGUARDED_STEP_MAX,
-    MetricProgress,
-    Progress,
-    aligned,
-    overlap,
-)
+from feature_rollout.core.progress import CATCH_UP_WINDOWS, UNGUARDED_STEP_MAX, Progress, overlap
 from feature_rollout.core.state import Ledger
 from support.depth import properties
 from support.fakes import (

@@ -26,10 +26,11 @@ from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Verb, View
 from feature_rollout.core.evidence import Arm
 from feature_rollout.core.guards import GuardState, assess, breach_of
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.looks import Look, Verdict
 from feature_rollout.core.people import Consent, People
 from feature_rollout.core.plan import Action, ActionType, BaselineType, Clause, OnNoTraffic, Plan, Sense, Severity
-from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reference import Reference, of_gauge, of_ratio, windows_before
 from feature_rollout.core.relative import bad_of, is_global, is_past, limit_of, wanted_references
 from support.depth import properties

@@ -24,6 +24,7 @@ from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.guards import assess
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.invariants import violations
 from feature_rollout.core.people import (
     Consent,
@@ -46,7 +47,7 @@ from feature_rollout.core.plan import (
     Plan,
     Severity,
 )
-from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reasons import DESCRIPTIONS
 from feature_rollout.core.requests import adoption, in_order, rule
 from feature_rollout.core.state import Breach, Latch

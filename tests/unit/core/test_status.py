@@ -19,9 +19,9 @@ from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.guards import assess
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.people import Order, RollBackTo
 from feature_rollout.core.plan import BaselineType, Clause, Gate, Metric, Notice, OnNoTraffic, Persist, Plan, Severity
-from feature_rollout.core.progress import aligned
 from feature_rollout.core.reference import Reference
 from feature_rollout.core.state import Breach, Latch
 from feature_rollout.core.status import (

@@ -11,9 +11,10 @@ import pytest
 from feature_rollout.core.evidence import Arm, Evidence, Run
 from feature_rollout.core.gauge import GaugeRun
 from feature_rollout.core.looks import Look, Window
+from feature_rollout.core.measured import MetricProgress
 from feature_rollout.core.people import Consent, Lift, Order, Pause, People, Promotion, RollBackTo
 from feature_rollout.core.plan import Severity
-from feature_rollout.core.progress import MetricProgress, Progress
+from feature_rollout.core.progress import Progress
 from feature_rollout.core.reference import Block, Reference
 from feature_rollout.core.state import Breach, Latch
 from support.fakes import T0, minutes, seconds
