@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +28,7 @@ from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import raises
 from feature_rollout.core.looks import Window
 from feature_rollout.core.plan import Action, ActionType, OnDelete, OnDrift, Severity
-from feature_rollout.ports import Fenced, Problem, Unconfirmed
+from feature_rollout.ports import Fenced, Problem, Unconfirmed, Why
 from feature_rollout.reconcile import POLL_COMPLETED, RETRY, Reconciler
 from support.fakes import (
     BAKE,
@@ -885,6 +886,69 @@ async def test_who_cannot_be_told_now_is_told_before_the_status_says_so() -> Non
     world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
     await world.run(minutes(1))
     assert (world.status["phase"], len(world.store.told)) == ("Stalled", 1)
+
+
+async def test_a_database_that_hangs_keeps_no_status_from_saying_what_is_wrong() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    hanging = asyncio.Event()
+
+    def fail(call: str) -> None:
+        raise Problem("StoreUnreachable", "the server does not answer", stalled=False)
+
+    async def hang(key: str, why: Why) -> None:
+        hanging.set()
+        await asyncio.Event().wait()
+
+    world.store.before, world.store.tell = fail, hang  # type: ignore[method-assign]
+    world.delete()
+    step = asyncio.create_task(world.step())
+    async with asyncio.timeout(5):
+        await hanging.wait()
+    assert (world.status["phase"], world.reasons[-1]) == ("Stalled", "StoreUnreachable")
+    step.cancel()
+    await asyncio.gather(step, return_exceptions=True)
+
+
+async def test_what_is_mended_while_the_database_is_away_is_told_when_it_is_back() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    source, away = world.source, False
+
+    def fail(call: str) -> None:
+        if away:
+            raise Problem("StoreUnreachable", "the server does not answer", stalled=False)
+
+    world.store.before = fail
+    world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
+    await world.run(minutes(1))
+    away = True
+    world.edit(PLAN, trouble=None, source=source)
+    await world.run(minutes(1))
+    assert world.store.told == [("Hold", "InvalidPlan")]
+    away = False
+    await world.run(minutes(1))
+    assert [verb for verb, _ in world.store.told] == ["Hold", "Recover"]
+
+
+async def test_trouble_that_has_not_healed_for_minutes_is_told() -> None:
+    """It was none of others' business before: the same reason, which nobody had to mend."""
+    world = World(PLAN)
+    await until_stage(world, 0)
+    refused = True
+
+    def fail(call: str) -> None:
+        if call == "read" and refused:
+            raise Problem("StoreBusy", "all connections are busy", stalled=False)
+
+    world.store.before = fail
+    await world.run(minutes(4))
+    assert (world.condition("Stalled"), world.store.told) == ("False", [])
+    await world.run(minutes(2))
+    assert (world.condition("Stalled"), world.store.told) == ("True", [("Hold", "StoreBusy")])
+    refused = False
+    await world.run(minutes(1))
+    assert [verb for verb, _ in world.store.told] == ["Hold", "Recover"]
 
 
 async def test_a_flag_store_that_was_removed_does_not_stop_the_guards() -> None:

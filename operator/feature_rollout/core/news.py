@@ -21,7 +21,8 @@ def news(now: Decision, previous: Mapping[str, Any]) -> str:
     told: Mapping[str, Any] = next((c for c in previous.get("conditions", []) if c.get("type") == "Stalled"), {})
     was_trouble = _is_trouble(str(told.get("reason")), stalled=told.get("status") == "True")
     is_trouble = _is_trouble(now.reason, stalled=now.stalled)
-    if (is_trouble or now.reason in WAITS) and now.reason != told.get("reason"):
+    is_other = now.reason != told.get("reason")
+    if (is_trouble and (is_other or not was_trouble)) or (now.reason in WAITS and is_other):
         return str(Verb.HOLD)
     # A revert is told by itself, and ends with a new attempt.
     if was_trouble and not is_trouble and now.reason != reasons.ROLLED_BACK:

@@ -17,7 +17,17 @@ from feature_rollout.core.plan import OnDelete, OnDrift, Plan, Stage
 from feature_rollout.core.progress import Progress
 from feature_rollout.core.reverts import met
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, CheckSource, Claim, FlagStore, Lowering, MetricSource, Problem, Recorded
+from feature_rollout.ports import (
+    Checkpoint,
+    CheckSource,
+    Claim,
+    FlagStore,
+    Lowering,
+    MetricSource,
+    Problem,
+    Recorded,
+    Why,
+)
 from feature_rollout.reconcile.others import Others, Readings
 from feature_rollout.reconcile.recall import Recall
 
@@ -133,6 +143,8 @@ class Session:
     untold: Decision | None = None
     status: Mapping[str, Any] | None = None
     status_lost: bool = False
+    # What others are to be told of as soon as the store takes it; of several such, the newest.
+    news: Why | None = None
     released: bool = False
     troubled_since: datetime | None = None
     # A revert that was begun and is not known to be whole: an answer was lost, rows are locked, the audit is owed.
@@ -193,7 +205,7 @@ class Session:
         self.fenced()
         self.stop_asking()
         self.earlier, self.unled = None, False
-        self.status = self.reverting = self.untold = self.unconfirmed = self.troubled_since = None
+        self.status = self.reverting = self.untold = self.unconfirmed = self.troubled_since = self.news = None
         self.status_lost = False
 
     def stop_asking(self) -> None:

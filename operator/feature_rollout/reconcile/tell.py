@@ -80,7 +80,9 @@ class Teller:
             )
         # Before the status, by which a process that comes after this one knows what was told.
         if not now.verb.acts:
-            await _tell_others(target, session, now, previous, view.stage.name if view.stage else "")
+            stage = view.stage.name if view.stage else ""
+            await _tell_others(target, session, _why_told(target, now, previous, stage) or session.news)
+        session.news = None
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
 
@@ -132,26 +134,32 @@ class Teller:
         if trouble.reason != reasons.PENDING and _is_news(decision, previous):
             note = trouble.message
             self._objects.event(target.rollout, kind="Warning", reason=trouble.reason, action=str(Verb.HOLD), note=note)
-        with contextlib.suppress(Problem):  # it may be the store that is in trouble
-            await _tell_others(target, session, decision, previous, "")
+        session.news = _why_told(target, decision, previous, "") or session.news
         session.status, session.status_lost = status, False
         await self._objects.write_status(target.rollout, status)
+        # Behind the status: it may be the store that is in trouble, and takes seconds to say so.
+        with contextlib.suppress(Problem):
+            await _tell_others(target, session, session.news)
+            session.news = None
 
 
-async def _tell_others(
-    target: Target, session: Session, now: Decision, previous: Mapping[str, Any], stage: str
-) -> None:
-    """Have others told that the rollout is held or stalled, or is not any more; raises Problem to be tried again."""
+def _why_told(target: Target, now: Decision, previous: Mapping[str, Any], stage: str) -> Why | None:
+    """What others are to be told: that the rollout is held or stalled, or is not any more; None for no news."""
     verb = news(now, previous)
-    if not verb or session.store is None:
+    return Why(now.reason, now.message, target.generation, stage, verb=verb) if verb else None
+
+
+async def _tell_others(target: Target, session: Session, why: Why | None) -> None:
+    """Have others told; raises Problem to be tried again."""
+    if why is None or session.store is None:
         return
     try:
-        await session.store.tell(target.key, Why(now.reason, now.message, target.generation, stage, verb=verb))
+        await session.store.tell(target.key, why)
     except Problem as problem:
         if not problem.stalled:
             raise
         # It does not heal by itself, and a status is worth more than a notification.
-        log.warning("nobody is notified of %s: %s", now.reason, problem, extra={"rollout": target.key})
+        log.warning("nobody is notified of %s: %s", why.reason, problem, extra={"rollout": target.key})
 
 
 def _drift(status: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,8 @@ def decision(reason: str, *, stalled: bool = False) -> Decision:
         pytest.param(said("Baking"), decision("EvidenceAgainst"), "", id="evidence comes and goes"),
         pytest.param(said("Baking"), decision("GuardsBlind"), "", id="blind guards have an alert"),
         pytest.param(said("Baking"), decision("StageOverdue", stalled=True), "Hold", id="it stalls"),
+        pytest.param(said("StoreBusy"), decision("StoreBusy", stalled=True), "Hold", id="it has not healed by waiting"),
+        pytest.param(said("StoreBusy", stalled=True), decision("StoreBusy", stalled=True), "", id="it still has not"),
         pytest.param(said("StageOverdue", stalled=True), decision("Conflict", stalled=True), "Hold", id="for another"),
         pytest.param(said("Conflict", stalled=True), decision("Baking"), "Recover", id="it goes on"),
         pytest.param(said("Conflict", stalled=True), decision("AwaitingApproval"), "Hold", id="it waits for a person"),
