@@ -70,7 +70,8 @@ def _description(field: FieldInfo) -> str:
     if item is None:
         return field.description or ""
     parts = "; ".join(f"`{name}` ({part.description.rstrip('.')})" for name, part in item.model_fields.items())
-    return f"{field.description} Each has {parts}."
+    who = "Each" if field.default == [] else "It"
+    return f"{field.description} {who} has {parts}."
 
 
 def _is_model(part: object) -> bool:

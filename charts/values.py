@@ -43,6 +43,40 @@ class Log(Model):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least to log.")
 
 
+class SecretKey(Model):
+    name: Name
+    key: str = Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")
+
+
+class Secret(Model):
+    secretKeyRef: SecretKey
+
+
+class Webhook(Model):
+    url: Secret = Field(description="where to")
+    secret: Secret = Field(description="the key of its signatures")
+
+
+class Slack(Model):
+    token: Secret = Field(description="a bot's")
+    channel: str = Field(
+        pattern=r"^(#[^\s#@<>&,]{1,80}|[CG][A-Z0-9]{8,20})$", description="for rollouts that name none, by #name or id"
+    )
+
+
+class PagerDuty(Model):
+    routingKey: Secret = Field(description="a service's integration key")
+    address: str | None = Field(None, pattern=r"^https://[^/]+", description="another than the one of the US")
+
+
+class Notifications(Model):
+    webhook: Webhook | None = Field(
+        None, description="Where transitions are POSTed to; what is secret is a secretKeyRef with name and key."
+    )
+    slack: Slack | None = Field(None, description="Who writes to Slack.")
+    pagerDuty: PagerDuty | None = Field(None, description="Who opens incidents.")
+
+
 class ServiceAccount(Model):
     create: bool = Field(True, description="Whether the chart makes it.")
     name: str = Field("", description="Empty: the release's full name.")
@@ -76,7 +110,8 @@ class NetworkPolicy(Model):
     metricsFrom: list[Object] = Field([], description="NetworkPolicyPeers that may scrape. Empty: everybody.")
     egress: list[Object] = Field(
         [],
-        description="NetworkPolicyEgressRules; name DNS, the API server, databases and Prometheus. Empty: everything.",
+        description="NetworkPolicyEgressRules; name DNS, the API server, databases, Prometheus and who is notified. "
+        "Empty: everything.",
     )
 
 
@@ -130,6 +165,7 @@ class Values(Model):
     deniedAddresses: list[str] | None = Field(
         None, description="Networks in which no database may be. null: the operator's default."
     )
+    notifications: Notifications = Notifications()
     extraEnv: list[Object] = Field([], description="More environment variables, as in a container.")
     extraVolumes: list[Object] = Field([], description="More volumes, as in a Pod.")
     extraVolumeMounts: list[Object] = Field([], description="Where they are mounted, as in a container.")

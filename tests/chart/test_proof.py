@@ -8,6 +8,7 @@ both directions: it was refused nothing, and there is no right that it did not u
 """
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +34,8 @@ from support.helm import CHART, RELEASE, RELEASE_NAMESPACE, Helm
 from support.jobs import finish
 from support.manifests import ERRORS, ROLLOUT, SECRET, STORE, A, disable, manifest, rollout, stage, store, template
 from support.operatorprocess import Operator
+from support.receiver import SECRET as SIGNING_KEY
+from support.receiver import Receiver
 from support.waiting import wait_for
 from support.world import World, fresh_namespace
 from unit.api.test_jobs import text
@@ -73,6 +76,7 @@ class Proof:
     audit: AuditLog
     rules: list[dict[str, Any]]
     everywhere: bool
+    webhook: Receiver
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> int:
         """The status code that the operator's account gets."""
@@ -84,7 +88,7 @@ def proof(
     request: pytest.FixtureRequest, built_control_plane: None, database: Database, tmp_path: Path, helm: Helm
 ) -> Iterator[Proof]:
     audit = AuditLog(tmp_path, ACCOUNT)
-    with ControlPlane(controller_manager=True, apiserver_flags=audit.flags) as cluster:
+    with ControlPlane(controller_manager=True, apiserver_flags=audit.flags) as cluster, Receiver() as webhook:
         namespace = fresh_namespace(cluster)
         values = {
             "watchNamespaces": [] if request.param else [namespace],
@@ -92,6 +96,7 @@ def proof(
             # Its database is on this machine.
             "deniedAddresses": ["169.254.0.0/16", "fe80::/10"],
             "driftPollSeconds": 0.5,
+            "notifications": {"webhook": {key: from_secret("webhook", key) for key in ("url", "secret")}},
         }
         argv = ("install", RELEASE, CHART, "-n", RELEASE_NAMESPACE, "--create-namespace", "-f", "-")
         Helm(tmp_path, cluster).run(*argv, values=json.dumps(values))
@@ -99,20 +104,44 @@ def proof(
         rendered = helm.template(values)
         with Installed.made(cluster, namespace, database) as world:
             cluster.tokens["operator"] = cluster.create_token(RELEASE_NAMESPACE, RELEASE)
-            settings = environment(next(obj for obj in rendered if obj["kind"] == "Deployment"))
+            secret = {"url": f"{webhook.url}/hooks/t0psecret", "secret": SIGNING_KEY}
+            cluster.kubectl(
+                "create",
+                "secret",
+                "generic",
+                "webhook",
+                "-n",
+                RELEASE_NAMESPACE,
+                *(f"--from-literal={key}={value}" for key, value in secret.items()),
+            )
+            settings = environment(cluster, next(obj for obj in rendered if obj["kind"] == "Deployment"))
             operator = Operator(cluster, RELEASE_NAMESPACE, RELEASE, tmp_path, settings=settings)
-            yield Proof(cluster, world, operator, audit, operators_rules(rendered), everywhere=request.param)
+            rules = operators_rules(rendered)
+            yield Proof(cluster, world, operator, audit, rules, everywhere=request.param, webhook=webhook)
             end(operator, world, request)
             check(world, request)
 
 
-def environment(deployment: dict[str, Any]) -> dict[str, str]:
+def from_secret(name: str, key: str) -> dict[str, Any]:
+    return {"secretKeyRef": {"name": name, "key": key}}
+
+
+def environment(cluster: ControlPlane, deployment: dict[str, Any]) -> dict[str, str]:
     """The settings of the only container, without their prefix, when a process can have all the rest."""
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["args"] == ["run"]
     assert {*pod, *container} - {"containers", "args", "env"} == NOT_A_PROCESS
-    return {entry["name"].removeprefix("FEATUREROLLOUT_"): entry["value"] for entry in container["env"]}
+
+    def value(entry: dict[str, Any]) -> str:
+        """As the kubelet finds it, which reads Secrets for the container."""
+        if "value" in entry:
+            return str(entry["value"])
+        ref = entry["valueFrom"]["secretKeyRef"]
+        path = f"/api/v1/namespaces/{deployment['metadata']['namespace']}/secrets/{ref['name']}"
+        return base64.b64decode(cluster.request("GET", path)[1]["data"][ref["key"]]).decode()
+
+    return {entry["name"].removeprefix("FEATUREROLLOUT_"): value(entry) for entry in container["env"]}
 
 
 def operators_rules(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -159,6 +188,7 @@ def test_the_main_job_needs_every_right_and_no_more(proof: Proof) -> None:
     asyncio.run(sweep_and_repeat(proof))
     proof.world.delete("FeatureRollout", ROLLOUT)
     wait_for(lambda: proof.world.get("FeatureRollout", ROLLOUT) is None, 30.0, "the end of the finalizer")
+    told_everything(proof)
     assert proof.operator.stop()
     assert proof.audit.asked(refused=True) == set()
     assert used(proof) - rights(proof) == set(), "a right that it has by another way than the chart"
@@ -198,6 +228,21 @@ def forget_an_old_action(proof: Proof) -> None:
     status, answer = proof.cluster.request("PUT", f"{world.path('RolloutAction', name)}/status", action)
     assert status == HTTPStatus.OK, answer
     wait_for(lambda: world.get("RolloutAction", name) is None, 30.0, "the end of an old action")
+
+
+def told_everything(proof: Proof) -> None:
+    """The webhook of the chart's values, whose address and key are in a Secret that the operator may not read."""
+    kinds = ["Advance", "Advance", "Pause", "Resume", "DisableFlags", "Pause", "Refuse", "Release"]
+
+    def told() -> bool:
+        events = proof.webhook.events(f"{proof.world.namespace}/{ROLLOUT}")
+        assert [event["type"].removeprefix("dev.featurerollout.") for event in events] == kinds
+        return True
+
+    wait_for(told, 30.0, "the events of the webhook")
+    said = proof.operator.log_text + proof.world.everything_said()
+    assert "t0psecret" not in said
+    assert SIGNING_KEY not in said
 
 
 async def sweep_and_repeat(proof: Proof) -> None:
@@ -244,6 +289,7 @@ def test_what_it_has_no_business_with_is_refused(proof: Proof) -> None:
     requests: list[tuple[str, str, object]] = [
         ("GET", f"{there}/secrets/{SECRET}", None),
         ("GET", f"{core}/secrets/somebody-elses", None),
+        ("GET", f"/api/v1/namespaces/{RELEASE_NAMESPACE}/secrets/webhook", None),
         ("GET", f"{core}/secrets", None),
         ("GET", f"{core}/secrets?watch=1", None),
         ("GET", "/api/v1/secrets", None),

@@ -23,11 +23,20 @@ from feature_rollout.api.policies import VERBS
 from feature_rollout.demo import stage
 from feature_rollout.runtime.settings import Settings
 from support.helm import CHART, RELEASE, RELEASE_NAMESPACE, Helm
+from support.receiver import SECRET
 
+NOTIFICATIONS = Path(__file__).parents[2] / "docs" / "notifications.md"
 PEOPLE = Path(__file__).parents[2] / "docs" / "people.md"
 NAMESPACES: dict[str, Any] = {
     "watchNamespaces": ["shop"],
     "grants": [{"namespace": "shop", "secrets": ["db"], "configMaps": ["rollout-jobs"], "jobs": True}],
+}
+# What the kubelet finds in the Secrets that are named.
+IN_SECRETS = {
+    "FEATUREROLLOUT_WEBHOOK_URL": "https://hooks.example/rollouts",
+    "FEATUREROLLOUT_WEBHOOK_SECRET": SECRET,
+    "FEATUREROLLOUT_SLACK_TOKEN": "xoxb-1",
+    "FEATUREROLLOUT_PAGERDUTY_ROUTING_KEY": "r0uting",
 }
 Object = dict[str, Any]
 
@@ -114,7 +123,7 @@ def test_the_operator_takes_its_environment(helm: Helm, monkeypatch: pytest.Monk
         values = yaml.safe_load(path.read_text())
         (deployment,) = of_kind(helm.template(values), "Deployment").values()
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        given = {entry["name"]: entry["value"] for entry in container["env"]}
+        given = {entry["name"]: entry.get("value") or IN_SECRETS[entry["name"]] for entry in container["env"]}
         ours = {name for name in given if name.startswith("FEATUREROLLOUT_")}
         assert ours <= {f"FEATUREROLLOUT_{name.upper()}" for name in Settings.model_fields}
         with monkeypatch.context() as patch:
@@ -133,15 +142,23 @@ def test_the_operator_takes_its_environment(helm: Helm, monkeypatch: pytest.Monk
             assert container[probe]["httpGet"] == {"path": f"/{answered}", "port": "http"}
 
 
-def test_what_the_page_adds_to_the_environment_are_settings(helm: Helm) -> None:
-    page = (CHART / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(extraEnv:\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", [CHART / "README.md", NOTIFICATIONS], ids=lambda path: path.name)
+def test_the_notifications_of_the_pages_are_settings(helm: Helm, page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(notifications:\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
     values = yaml.safe_load(block)
-    (deployment,) = of_kind(helm.template(values), "Deployment").values()
+    rendered = helm.template(values)
+    (deployment,) = of_kind(rendered, "Deployment").values()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["env"][-len(values["extraEnv"]) :] == values["extraEnv"]
-    added = {entry["name"] for entry in values["extraEnv"]}
-    assert added <= {f"FEATUREROLLOUT_{name.upper()}" for name in Settings.model_fields}
+    given = {entry["name"] for entry in container["env"]}
+    assert given <= {f"FEATUREROLLOUT_{name.upper()}" for name in Settings.model_fields}
+    # Nobody but the container gets at what is secret.
+    named = {entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"] if "valueFrom" in entry}
+    assert named
+    allowed = {name for obj in rendered for rule in obj.get("rules") or [] for name in rule.get("resourceNames", [])}
+    assert not named & allowed
+    (policy,) = of_kind(rendered, "NetworkPolicy").values()
+    assert policy["spec"].get("egress", []) == values.get("networkPolicy", {}).get("egress", [])
 
 
 def test_defaults_of_the_values_are_those_of_the_settings(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:

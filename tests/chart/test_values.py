@@ -6,6 +6,7 @@ import pytest
 
 from support.helm import CHART, RELEASE, Helm
 
+IN_SECRET = {"secretKeyRef": {"name": "notifications", "key": "k"}}
 BAD = [
     ({"replica": 2}, "replica"),
     ({"replicas": 0}, "/replicas"),
@@ -23,6 +24,17 @@ BAD = [
     ({"crds": {"keep": "yes"}}, "/crds/keep"),
     ({"metrics": {"monitor": {"kind": "Scrape"}}}, "/metrics/monitor/kind"),
     ({"metrics": {"monitor": {"interval": "30"}}}, "/metrics/monitor/interval"),
+    ({"notifications": {"webhook": {"url": IN_SECRET}}}, "/notifications/webhook"),
+    ({"notifications": {"webhook": {"url": "https://a.example", "secret": IN_SECRET}}}, "/notifications/webhook/url"),
+    ({"notifications": {"slack": {"token": IN_SECRET, "channel": "rollouts"}}}, "/notifications/slack/channel"),
+    (
+        {"notifications": {"pagerDuty": {"routingKey": {"secretKeyRef": {"name": "a"}}}}},
+        "/notifications/pagerDuty/routingKey/secretKeyRef",
+    ),
+    (
+        {"notifications": {"pagerDuty": {"routingKey": IN_SECRET, "address": "http://a.example"}}},
+        "/notifications/pagerDuty/address",
+    ),
     ({"networkPolicy": {"egress": {}}}, "/networkPolicy/egress"),
 ]
 
