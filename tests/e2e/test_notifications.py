@@ -21,6 +21,8 @@ from support.world import World
 
 HALF, OFF = (True, 50, frozenset()), (False, 50, frozenset())
 ROUTING_KEY = "r0uting-s3cret"
+# Long enough for a machine on which a call takes a second.
+SHORT = {"lease_duration_seconds": "6", "lease_renew_deadline_seconds": "4", "lease_retry_seconds": "0.5"}
 KINDS = ["Advance", "Advance", "DisableFlags"]
 
 
@@ -32,6 +34,9 @@ class Others:
     slack: FakeSlack
     pagerduty: Receiver
     env: dict[str, str]
+
+    def of(self, recipient: str) -> dict[str, str]:
+        return {name: value for name, value in self.env.items() if name.startswith(recipient)}
 
 
 @pytest.fixture
@@ -60,16 +65,24 @@ def others(tmp_path: Path) -> Iterator[Others]:
 @pytest.fixture
 def ready(world: World, tmp_path: Path, others: Others, request: pytest.FixtureRequest) -> Iterator[Operator]:
     """An operator that is not started yet, and trusts their certificates: those are read when it is imported."""
-    trusting = (
-        "/usr/bin/env",
-        f"SSL_CERT_FILE={tmp_path / 'ca' / 'ca.crt'}",
-        sys.executable,
-        "-m",
-        "feature_rollout.cli",
-    )
-    operator = Operator(world.cluster, world.namespace, demo.SERVICE_ACCOUNT, tmp_path, program=trusting)
+    operator = trusting(world, tmp_path, tmp_path / "ca" / "ca.crt")
     yield operator
     end(operator, world, request)
+
+
+@pytest.fixture
+def second(world: World, tmp_path: Path, others: Others, request: pytest.FixtureRequest) -> Iterator[Operator]:
+    """Another one."""
+    (tmp_path / "second").mkdir()
+    operator = trusting(world, tmp_path / "second", tmp_path / "ca" / "ca.crt")
+    yield operator
+    operator.thaw()
+    end(operator, world, request)
+
+
+def trusting(world: World, folder: Path, authority: Path) -> Operator:
+    program = ("/usr/bin/env", f"SSL_CERT_FILE={authority}", sys.executable, "-m", "feature_rollout.cli")
+    return Operator(world.cluster, world.namespace, demo.SERVICE_ACCOUNT, folder, program=program)
 
 
 def subject(world: World) -> str:
@@ -157,16 +170,37 @@ def test_a_hold_is_told_although_nothing_is_done(world: World, ready: Operator, 
     assert world.row(A) == HALF
 
 
-@pytest.mark.parametrize("place", DELIVERY)
-def test_a_crash_between_telling_and_remembering(world: World, ready: Operator, others: Others, place: str) -> None:
-    """Everything is told; whoever dedups by id sees it once and in order."""
-    webhook = {name: value for name, value in others.env.items() if name.startswith("webhook")}
-    ready.start(failpoints=[place], **webhook)
-    stages = [stage("ten", 10), stage("everyone", 100)]
-    world.apply(store(), rollout(stages=stages, rows=[disable()]))
+def test_two_replicas_and_crashes_between_telling_and_remembering(
+    world: World, ready: Operator, second: Operator, others: Others
+) -> None:
+    """One dies after the webhook has answered, then after Slack has: the other tells it again, and all that follows.
+
+    It is frozen meanwhile, so that it is known who tells what.
+    """
+    lease = {"lease_name": "feature-rollout-operator", "lease_namespace": world.namespace, **SHORT}
+    ready.start(failpoints=[DELIVERY[0]], **lease, **others.of("webhook"))
+    wait_for(lambda: ready.count("featurerollout_leader") == 1.0, 30.0, "the first to lead")
+    second.start(**lease, **others.env)
+    assert second.count("featurerollout_leader") == 0.0
+    second.freeze()
+    stages = [stage("ten", 10, "2s"), stage("half", 50, "120s"), stage("everyone", 100)]
+    world.apply(store(), rollout(stages=stages, rows=[disable()], contacts={"slack": "#checkout"}))
     ready.wait_until_dead(60.0)
-    ready.start(**webhook)
-    world.wait_condition("Completed", "True", "Completed", timeout_s=60.0)
-    wait_for(lambda: kinds(others, world) == ["Advance", "Advance", "Complete"], 120.0, "the events")
+    ready.start(failpoints=[DELIVERY[0]], **lease, **others.of("slack"))
+    ready.wait_until_dead(60.0)
+    second.thaw()
+    world.wait_row(A, HALF, 60.0)
+    second.wait_looks(2, verdict="Pass")
+    assert second.count("featurerollout_leader") == 1.0
+    world.traffic.failed = 0.3
+    # Nothing waits for what the dead have leased.
+    world.wait_row(A, OFF)
+    wait_for(lambda: kinds(others, world) == KINDS, 90.0, "the events of the webhook")
     operations = [call.json["id"] for call in others.webhook.taken]
-    assert len(operations) - len(set(operations)) == (1 if place == DELIVERY[0] else 0)
+    assert [operation for operation in operations if operations.count(operation) > 1] == operations[:1] * 2
+    wait_for(lambda: len(others.slack.only.thread) >= 4, 90.0, "the thread")
+    first, again, *later = others.slack.only.thread
+    assert first == again
+    assert len({first, *later}) == len(KINDS)
+    wait_for(lambda: others.pagerduty.calls, 30.0, "the incident")
+    assert [call.json["event_action"] for call in others.pagerduty.calls] == ["trigger"]
