@@ -40,7 +40,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[FakeApi]:
 )
 async def test_each_code_has_its_error_without_the_body(fake: FakeApi, status: int, error: type[ApiError]) -> None:
     calls: list[tuple[str, str]] = []
-    async with Api(fake.connection(), on_request=lambda *call: calls.append(call)) as api:
+    async with Api(fake.connection(), on_request=lambda *call: calls.append(call[:2])) as api:
         fake.answer = web.json_response({"message": SECRET, "reason": f"not a word: {SECRET}"}, status=status)
         with pytest.raises(error) as caught:
             await api.apply_status(ROLLOUTS, rollout("a", 1), {})

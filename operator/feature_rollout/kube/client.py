@@ -40,7 +40,7 @@ REASON = re.compile(r"[A-Za-z]{1,40}")
 DETAIL_MAX = 4096
 
 Objects = list[dict[str, Any]]
-RequestHook = Callable[[str, str], None]
+RequestHook = Callable[[str, str, float], None]
 
 
 class SecretValues(dict[str, str]):
@@ -55,14 +55,14 @@ class SecretValues(dict[str, str]):
 class Api:
     """One connection to the API server; an async context manager, or `open()` and `close()`.
 
-    `on_request(verb, code)` is called after each call; code is "error" when no answer
+    `on_request(verb, code, seconds)` is called after each call; code is "error" when no answer
     came. Every method raises an ApiError: ApiUnavailable, PermissionDenied, Refused, or
     what its own description says.
     """
 
     def __init__(self, connection: Connection, *, on_request: RequestHook | None = None) -> None:
         self._connection = connection
-        self._on_request = on_request or (lambda _verb, _code: None)
+        self._on_request = on_request or (lambda _verb, _code, _seconds: None)
         # Any: the client library ships no types.
         self._client: Any = None
         # What a call raises when it comes to no answer.
@@ -291,7 +291,8 @@ class Api:
     ) -> tuple[int, bytes]:
         if self._client is None:
             raise ApiUnavailable(f"{method} {path}: not connected")
-        code = "error"
+        code, clock = "error", asyncio.get_running_loop().time
+        begun_s = clock()
         try:
             # Around the library's own deadline, because that one does not cover reading or renewing the credentials.
             async with asyncio.timeout(timeout_s):
@@ -308,7 +309,7 @@ class Api:
             # The type's name only: the text of some errors repeats the address with its credentials.
             raise ApiUnavailable(f"{method} {path}: {type(error).__name__}") from error
         finally:
-            self._on_request(method, code)
+            self._on_request(method, code, clock() - begun_s)
 
 
 def _core_path(namespace: str, plural: str, name: str) -> str:

@@ -268,7 +268,8 @@ def _compose(
     answers = Answers(api, leads)
     actions = Actions(api, inventory, answers, clock, leads)
     objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer, scheduler.give_way, leads)
-    stores = Stores(api, answers.store_is, drifted, Access(settings.denied_addresses, settings.allow_sockets), leads)
+    access = Access(settings.denied_addresses, settings.allow_sockets)
+    stores = Stores(api, answers.store_is, drifted, access, leads, on_call=telemetry.database_call)
     providers = Providers(inventory, answers.provider_is)
     targets = Targets(
         cluster,

@@ -24,6 +24,7 @@ from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.listen import DriftListener
 from feature_rollout.store.mapping import mapping_of
 from feature_rollout.store.store import PostgresFlagStore
+from feature_rollout.store.timing import OnCall
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Stores:
 
     `tell(FlagStore, trouble or None)` is called after each check, `drifted(store, flag)` when somebody else
     has changed a flag and the database says so by itself. `access` is what the operator's settings allow. Databases
-    are checked, which may install the bookkeeping, by who leads.
+    are checked, which may install the bookkeeping, by who leads. `on_call` is as in `PostgresFlagStore`.
     """
 
     def __init__(
@@ -66,8 +67,11 @@ class Stores:
         drifted: Callable[[ObjectKey, str], None],
         access: Access,
         leads: Callable[[], bool] = lambda: True,
+        *,
+        on_call: OnCall = lambda _operation, _seconds: None,
     ) -> None:
         self._leads = leads
+        self._on_call = on_call
         self._api = api
         self._tell = tell
         self._drifted = drifted
@@ -152,7 +156,8 @@ class Stores:
                 reader = SqlReader(config.reader_uri, transaction_pooler=pooled, access=config.access)
             # A pooler in transaction mode gives the connection to somebody else after each transaction.
             listener = None if pooled else DriftListener(config, lambda flag: self._drifted(key, flag))
-            handle = self._handles[key] = Handle(uid, config, pooled, PostgresFlagStore(config), reader, listener)
+            store = PostgresFlagStore(config, self._on_call)
+            handle = self._handles[key] = Handle(uid, config, pooled, store, reader, listener)
             if listener is not None:
                 listener.start()
             if old is not None:

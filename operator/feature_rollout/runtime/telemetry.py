@@ -35,6 +35,8 @@ class Telemetry:
     rollouts_exposed: Gauge = field(init=False)
     rollout_conditions: Gauge = field(init=False)
     api_requests: Counter = field(init=False)
+    api_request_seconds: Histogram = field(init=False)
+    database_seconds: Histogram = field(init=False)
     invariant_violations: Counter = field(init=False)
     watch_restarts: Counter = field(init=False)
     events_dropped: Counter = field(init=False)
@@ -94,6 +96,21 @@ class Telemetry:
                 f"{p}api_requests_total",
                 "Calls to the Kubernetes API, by HTTP verb and code.",
                 ["verb", "code"],
+                registry=r,
+            ),
+            "api_request_seconds": Histogram(
+                f"{p}api_request_seconds",
+                "How long a call to the Kubernetes API took, by HTTP verb.",
+                ["verb"],
+                buckets=SECONDS,
+                registry=r,
+            ),
+            "database_seconds": Histogram(
+                f"{p}database_seconds",
+                "How long the flag store took, by operation: open, read, commit, lower, observe, tell, checkpoint, "
+                "release.",
+                ["operation"],
+                buckets=SECONDS,
                 registry=r,
             ),
             "invariant_violations": Counter(
@@ -157,9 +174,14 @@ class Telemetry:
         for labels, count in conditions.items():
             self.rollout_conditions.labels(*labels).set(count)
 
-    def api_request(self, verb: str, code: str) -> None:
+    def api_request(self, verb: str, code: str, seconds: float) -> None:
         """Count a call; the hook of `kube.client.Api`."""
         self.api_requests.labels(verb, code).inc()
+        self.api_request_seconds.labels(verb).observe(seconds)
+
+    def database_call(self, operation: str, seconds: float) -> None:
+        """Count an operation; the hook of `store.PostgresFlagStore`."""
+        self.database_seconds.labels(operation).observe(seconds)
 
 
 def _is_on(flag: Mapping[str, Any]) -> bool:

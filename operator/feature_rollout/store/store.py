@@ -42,6 +42,7 @@ from feature_rollout.store import (
 )
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.connections import Connections
+from feature_rollout.store.timing import OnCall, timed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,11 +87,12 @@ class PostgresFlagStore:
 
     Raising uses at most two connections; lowering has connections of its own, one of
     them kept open, so that nothing else can use them up. The constructor connects to
-    nothing; it raises Problem(ConnectionInvalid).
+    nothing; it raises Problem(ConnectionInvalid). `on_call(operation, seconds)` is called after each operation.
     """
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, on_call: OnCall = lambda _operation, _seconds: None) -> None:
         self.config = config
+        self.on_call = on_call
         writer = parse_uri(config.writer_uri, "writer", config.access)
         self._owner = parse_uri(config.owner_uri, "owner", config.access) if config.owner_uri else None
         self._role = writer.role
@@ -137,11 +139,13 @@ class PostgresFlagStore:
         self._ready = False
         await self.prepare()
 
+    @timed
     async def open(self, claim: Claim) -> Ledger:
         return await self._run(
             lambda connection: claims.open_ledger(connection, self.config.table, claim), crash=failpoints.CLAIM
         )
 
+    @timed
     async def read(
         self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
     ) -> Snapshot:
@@ -155,10 +159,12 @@ class PostgresFlagStore:
         """What the last good plan of this object was made of; None unless it holds the ledger row."""
         return await self._run(lambda connection: ledger.last_plan(connection, key, uid), read_only=True)
 
+    @timed
     async def commit(self, change: Commit) -> Ledger:
         crash = failpoints.RAISE if change.after else failpoints.ANSWER if change.answered else failpoints.LEDGER
         return await self._run(lambda connection: self._commit(connection, change), crash=crash)
 
+    @timed
     async def tell(self, key: str, why: Why) -> None:
         async def work(connection: Connection) -> None:
             now = await ledger.read(connection, key) or lowering.unknown(key)
@@ -167,11 +173,13 @@ class PostgresFlagStore:
 
         await self._run(work)
 
+    @timed
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         if checkpoints:
             await self._run(lambda connection: ledger.checkpoint(connection, checkpoints), crash=failpoints.CHECKPOINT)
             await self._trim_outbox()
 
+    @timed
     async def lower(self, change: Lowering) -> Ledger:
         """Lower as told; Problem(RevertBlocked) and Problem(AuditDelayed) say what is left for the next call."""
         try:
@@ -184,6 +192,7 @@ class PostgresFlagStore:
                 return await self._lower_without_bookkeeping(change, problem)
             raise
 
+    @timed
     async def observe(self, key: str, flags: Sequence[str]) -> None:
         if self._owed.get(key):
             # Those rows were lowered by the operator; what it owes the audit goes first.
@@ -192,6 +201,7 @@ class PostgresFlagStore:
             lambda connection: drift.observe(connection, self.config.table, key, flags), crash=failpoints.OBSERVE
         )
 
+    @timed
     async def release(self, change: Lowering, uid: str) -> None:
         try:
             await self._release(change, uid)

@@ -25,6 +25,8 @@ NAMES = {
     "featurerollout_look_to_revert_seconds",
     "featurerollout_rollouts",
     "featurerollout_api_requests",
+    "featurerollout_api_request_seconds",
+    "featurerollout_database_seconds",
     "featurerollout_invariant_violations",
     "featurerollout_watch_restarts",
     "featurerollout_events_dropped",
@@ -38,7 +40,7 @@ NAMES = {
 
 async def test_it_answers_what_is_wrong() -> None:
     telemetry, live, ready = Telemetry(), list[str](), ["the CRDs are missing"]
-    telemetry.api_request("GET", "200")
+    telemetry.api_request("GET", "200", 0.02)
     server = HttpServer(host="127.0.0.1", port=0, registry=telemetry.registry, live=lambda: live, ready=lambda: ready)
     await server.start()
     base = f"http://127.0.0.1:{server.port}"
