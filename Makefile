@@ -46,16 +46,18 @@ check: setup ## Format, lint, types, import layers, generated files
 	$(BIN)/featurerollout crds --check $(CHART)/files/crds
 	$(BIN)/python charts/generate.py --check
 	$(BIN)/python docs/generate.py --check
+	PYTHONPATH=docs $(BIN)/python gitops/generate.py --check
 
 fmt: setup ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write the generated files again (crds/, the chart's values and CRDs, docs/reference.md)
+generate: setup ## Write the generated files again (crds/, the chart's values and CRDs, docs/reference.md, gitops/argocd)
 	$(BIN)/featurerollout crds --output crds
 	$(BIN)/featurerollout crds --output $(CHART)/files/crds
 	$(BIN)/python charts/generate.py
 	$(BIN)/python docs/generate.py
+	PYTHONPATH=docs $(BIN)/python gitops/generate.py
 
 unit: setup ## The tests that need no server
 	$(BIN)/pytest tests/unit -n $(WORKERS)

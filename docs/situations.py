@@ -137,7 +137,7 @@ PLACES: tuple[View, ...] = (
     measured(begun(plan(guard=clause(BaselineType.BEFORE_ROLLOUT))), reference_until=NOW),
     measured(begun(), metrics={"errors": UNEQUAL}),
     begun(hold_at="first"),
-    begun(plan(stage("second", 50, approval=Approval()))),
+    begun(plan(stage("second", 50, approval=Approval(service_accounts=True)))),
     begun(AFTER),
     begun(AFTER, others={"other": Standing(NOW, unknown="it has not begun")}),
     begun(AFTER, others={"other": Standing(NOW, replace(begun(), plan=plan(first=stage("another", 10))))}),
@@ -178,37 +178,31 @@ def key(status: Mapping[str, Any]) -> Key:
 def table() -> dict[Key, Line]:
     """Every row, in the order of the phases."""
     lines: dict[Key, Line] = defaultdict(Line)
-    for status in statuses():
+    for _, status in situations():
         line = lines[key(status)]
-        for condition in status["conditions"]:
-            if condition["type"] in OTHERS:
-                line.others[condition["type"]].add(condition["status"])
-            elif condition["type"] == "Stalled":
-                line.reasons.add(condition["reason"])
+        conditions = {condition["type"]: condition for condition in status["conditions"]}
+        for kind in OTHERS:
+            line.others[kind].add(conditions[kind]["status"] if kind in conditions else "-")
+        line.reasons.add(conditions["Stalled"]["reason"])
     order = [str(phase) for phase in Phase]
     return {one: lines[one] for one in sorted(lines, key=lambda one: (order.index(one[0]), one[1:]))}
 
 
-def statuses() -> Iterator[Mapping[str, Any]]:
-    """Of every situation; what is about to be done is no situation."""
+def situations() -> Iterator[tuple[View | None, Mapping[str, Any]]]:
+    """Every situation and its status, without a view where there is no plan; what is about to be done is none."""
     for place, guards, rows in product(PLACES, GUARDS, ROWS):
         seen = _with_rows(_with_guards(place, guards), rows)
         decision = decide(seen)
         if not decision.verb.acts:
-            yield picture(seen, decision, {}, 1, acted=decision)
+            yield seen, picture(seen, decision, {}, 1, acted=decision)
     # Without a plan or a ledger there is nothing to draw but what is wrong, and a revert that was made before.
-    reverted = {"conditions": [{"type": "RolledBack", "status": "True"}]}
-    for stalled, before in product((False, True), ({}, reverted)):
+    reverted = view(plan(), 0, latch=Latch(ORDER, "first", "v1:spec", NOW))
+    before = picture(reverted, decide(reverted), {}, 1, acted=decide(reverted))
+    for stalled, previous in product((False, True), ({}, before)):
         phase = Phase.STALLED if stalled else Phase.PENDING
         reason = "InvalidPlan" if stalled else "StoreUnreachable"
         decision = Decision(Verb.HOLD, phase, reason, "It is wrong.", stalled=stalled)
-        status = trouble_picture(decision, before, 1, NOW)
-        absent = [{"type": kind, "status": "-"} for kind in OTHERS if kind not in _kinds(status)]
-        yield {**status, "conditions": [*status["conditions"], *absent]}
-
-
-def _kinds(status: Mapping[str, Any]) -> set[str]:
-    return {condition["type"] for condition in status["conditions"]}
+        yield None, trouble_picture(decision, previous, 1, NOW)
 
 
 def _with_guards(place: View, state: GuardState) -> View:

@@ -7,15 +7,14 @@
 | the table | has every phase, and every status that the tests of the decision draw |
 """
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import situations
 
 from feature_rollout.core import reasons
 from feature_rollout.core.decide import decide
@@ -27,19 +26,7 @@ from unit.core import test_decide, test_dependencies, test_status
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def situations() -> Any:
-    spec = importlib.util.spec_from_file_location("situations", DOCS / "situations.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up by name.
-    sys.modules["situations"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-SITUATIONS = situations()
-TABLE = SITUATIONS.table()
+TABLE = situations.table()
 
 
 def seen(
@@ -161,10 +148,10 @@ def test_every_status_that_is_drawn_elsewhere_is_in_the_table() -> None:
         if decision.verb.acts:
             continue
         status = picture(view, decision, {}, 1, acted=decision)
-        key = SITUATIONS.key(status)
+        key = situations.key(status)
         assert key in TABLE, (key, decision)
         for condition in status["conditions"]:
-            if condition["type"] in SITUATIONS.OTHERS:
+            if condition["type"] in situations.OTHERS:
                 assert condition["status"] in TABLE[key].others[condition["type"]], (key, condition)
         drawn += 1
     assert drawn > 30
