@@ -30,13 +30,13 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 
 GITOPS = Path(__file__).parents[2] / "gitops"
-KINDS = ("FeatureRollout", "FlagStore", "RolloutAction", "MetricProvider")
+# A MetricProvider is of the whole cluster, where operators of other tests would answer it.
+KINDS = ("FeatureRollout", "FlagStore", "RolloutAction")
 PLURALS = {resource.kind: resource.plural for resource in RESOURCES.values()}
-LABEL = "waited-for"
 
 
 class Situations:
-    """An object for each situation, by kind and name, labelled with the namespace; of a cluster-wide kind too."""
+    """An object for each situation, by kind and name, in a namespace of its own."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster, self.namespace = cluster, namespace
@@ -44,21 +44,18 @@ class Situations:
         self.wanted: dict[Key, Object] = {}
         rollouts = (("FeatureRollout", name, obj) for name, obj in situated.rollouts())
         for kind, situation, obj in (*rollouts, *situated.others()):
-            name = situation.replace("_", "-").lower()
-            self.wanted[kind, f"{namespace}-{name}" if kind == "MetricProvider" else name] = obj
+            if kind in KINDS:
+                self.wanted[kind, situation.replace("_", "-").lower()] = obj
 
     def manifest(self, kind: str, name: str) -> Object:
-        metadata: Object = {"name": name, "labels": {LABEL: self.namespace}}
-        if kind != "MetricProvider":
-            metadata["namespace"] = self.namespace
+        metadata: Object = {"name": name, "namespace": self.namespace}
         wanted = self.wanted[kind, name]
         if "deletionTimestamp" in wanted["metadata"]:
             metadata["finalizers"] = [f"{GROUP}/test"]
         return {"apiVersion": wanted["apiVersion"], "kind": kind, "metadata": metadata, "spec": wanted["spec"]}
 
     def path(self, kind: str, name: str) -> str:
-        scope = GROUP_PATH if kind == "MetricProvider" else f"{GROUP_PATH}/namespaces/{self.namespace}"
-        return f"{scope}/{PLURALS[kind]}/{name}"
+        return f"{GROUP_PATH}/namespaces/{self.namespace}/{PLURALS[kind]}/{name}"
 
     def send(self, method: str, path: str, body: object = None, **headers: str) -> Object:
         code, answer = self.cluster.request(method, path, body, headers=headers)
@@ -67,6 +64,15 @@ class Situations:
 
     def get(self, key: Key) -> Object:
         return self.send("GET", self.path(*key))
+
+    def may_be_created(self) -> bool:
+        """Whether actions are taken, which the policy that writes `requestedBy` refuses until it has read their CRD."""
+        path = self.path("RolloutAction", "healthy-applied")
+        code, answer = self.cluster.request(
+            "POST", f"{path.rpartition('/')[0]}?dryRun=All", self.manifest("RolloutAction", "healthy-applied")
+        )
+        assert code == 201, answer
+        return True
 
     def come_about(self) -> None:
         """Give each object its status; then edit or delete what was edited or deleted since."""
@@ -100,23 +106,13 @@ def helm(control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory) -> He
     return Helm(tmp_path_factory.mktemp("helm"), control_plane)
 
 
-def all_are_discovered(cluster: Cluster) -> bool:
-    """Kinds that are served may be discovered a moment later."""
-    accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-    code, answer = cluster.request("GET", "/apis", headers={"Accept": accept})
-    assert code == 200, answer
-    groups = json.loads(answer) if isinstance(answer, str) else answer
-    (ours,) = [group for group in groups["items"] if group["metadata"]["name"] == GROUP]
-    return {found["resource"] for found in ours["versions"][0]["resources"]} == set(RESOURCES)
-
-
 @pytest.fixture(scope="module")
 def situations(
     control_plane: Cluster, crds_installed: None, helm: Helm, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Situations]:
+) -> Situations:
     """All of them, as releases of charts."""
-    wait_for(lambda: all_are_discovered(control_plane), 60, "the discovery of our kinds")
     made = Situations(control_plane, fresh_namespace(control_plane))
+    wait_for(made.may_be_created, 60, "the policy that writes into actions to know their kind")
     for release, keys in made.releases().items():
         chart = tmp_path_factory.mktemp(release)
         (chart / "Chart.yaml").write_text(f"apiVersion: v2\nname: {release}\nversion: 1.0.0\n")
@@ -125,10 +121,7 @@ def situations(
         helm.run("install", release, chart, f"--namespace={made.namespace}")
         made.charts[release] = chart
     made.come_about()
-    yield made
-    for kind, name in made.wanted:
-        if kind == "MetricProvider":
-            made.send("DELETE", made.path(kind, name))
+    return made
 
 
 # kubectl asks five times a second, but for the first of it.
@@ -195,8 +188,8 @@ def expressions(cluster: Cluster, folder: Path, labels: dict[str, str]) -> dict[
     return {check.pop("kind"): check for check in checks}
 
 
-def policy(name: str, cel: Mapping[str, str]) -> list[Object]:
-    """One that refuses every status of the objects with that label, and says what each expression is of the object."""
+def policy(namespace: str, cel: Mapping[str, str]) -> list[Object]:
+    """One that refuses every status in the namespace, and says what each expression is of the object."""
     # The fields have the names by which Flux knows them.
     named = "[object.metadata].map(metadata, [object.status].map(status, {})[0])[0]"
     words = " + ' ' + ".join(f"'{key}=' + string({named.format(text)})" for key, text in cel.items())
@@ -206,10 +199,11 @@ def policy(name: str, cel: Mapping[str, str]) -> list[Object]:
         "operations": ["UPDATE"],
         "resources": [f"{PLURALS[kind]}/status" for kind in KINDS],
     }
-    constraints = {"resourceRules": [rule], "objectSelector": {"matchLabels": {LABEL: name}}}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    constraints = {"resourceRules": [rule], "namespaceSelector": here}
     spec = {"matchConstraints": constraints, "validations": [{"expression": "false", "messageExpression": words}]}
-    binding = {"policyName": name, "validationActions": ["Deny"]}
-    common = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    binding = {"policyName": namespace, "validationActions": ["Deny"]}
+    common = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": namespace}}
     kind = "ValidatingAdmissionPolicy"
     return [{**common, "kind": kind, "spec": spec}, {**common, "kind": f"{kind}Binding", "spec": binding}]
 
@@ -221,7 +215,7 @@ Evaluated = Callable[[Key], dict[str, bool]]
 def evaluated(situations: Situations, control_plane: Cluster, tmp_path: Path) -> Iterator[Evaluated]:
     """A function that says what each expression is of the object of that kind and name."""
     checks = expressions(control_plane, tmp_path, {})
-    assert set(checks) == set(KINDS)
+    assert set(checks) == {*KINDS, "MetricProvider"}
     ours = checks["FeatureRollout"]
     assert all(check == ours for check in checks.values())
     to_the_end = expressions(control_plane, tmp_path, {"featurerollout.dev/wait-for": "Completed"})

@@ -7,6 +7,7 @@ import os
 import select
 import ssl
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -160,7 +161,7 @@ class Cluster:
         }
         path = self.folder / f"{user}.{namespace}.kubeconfig"
         # Renamed into place, because another process may be reading the file of the same name.
-        draft = self.folder / f".{user}.{namespace}.{os.getpid()}"
+        draft = self.folder / f".{user}.{namespace}.{os.getpid()}.{threading.get_ident()}"
         draft.touch(mode=0o600)
         draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         return draft.replace(path)
