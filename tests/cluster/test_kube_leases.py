@@ -8,6 +8,8 @@
 | | somebody else wrote it since | Stale, nothing written |
 | given up | | no holder; the next one counts a transition |
 | labels | of others | stay |
+| asked for | by another replica | its holder's renewal is Stale; it reads who has asked |
+| shards | more than one | said by an annotation, which goes when there is only one; nonsense says one |
 | no right, no namespace | | PermissionDenied, Gone |
 | an answer that is late | | ApiUnavailable after the time that was given |
 """
@@ -108,6 +110,31 @@ async def test_what_others_have_written_stays(lease: KubeLease, control_plane: C
     assert seen == made, "a label says nothing about who leads"
     await lease.write(standing("a", seen).wanted(now()), 5)
     assert stored(control_plane, namespace)["metadata"]["labels"] == {"team": "checkout"}
+
+
+async def test_who_has_asked_for_it_and_how_many_shards_there_are(
+    lease: KubeLease, control_plane: Cluster, namespace: str
+) -> None:
+    def annotations() -> Any:
+        return stored(control_plane, namespace)["metadata"].get("annotations", {})
+
+    made = await lease.write(replace(standing("a"), shards=3).wanted(now()), 5)
+    assert (made.shards, annotations()) == (3, {"featurerollout.dev/shards": "3"})
+    control_plane.kubectl("annotate", "lease", NAME, "-n", namespace, "team=")
+    seen = await lease.get(5)
+    asked = await lease.write(standing("b", seen).asking(), 5)
+    assert (asked, asked.wanted_by) == (made, "b"), "its holder and its times are as they were"
+    with pytest.raises(Stale):
+        await lease.write(standing("a", seen).wanted(now()), 5)
+    released = await lease.write(standing("a", await lease.get(5)).wanted(now(), released=True), 5)
+    assert (released.holder, released.wanted_by, released.shards) == ("", "b", 3)
+    taken = await lease.write(standing("b", await lease.get(5)).wanted(now()), 5)
+    assert (taken.holder, taken.wanted_by, taken.shards) == ("b", "", 1)
+    assert annotations() == {"team": ""}, "what others have written stays"
+    control_plane.kubectl("annotate", "lease", NAME, "-n", namespace, "featurerollout.dev/shards=many")
+    nonsense = await lease.get(5)
+    assert nonsense is not None
+    assert nonsense.shards == 1
 
 
 async def test_one_without_any_time_can_be_read_and_taken(

@@ -48,7 +48,9 @@ class Replica:
         self.inventory = Inventory()
         self.store = MemoryFlagStore(world.database, DatabaseWire(self))
         self.role = Role.LEADING
-        self.reconciler = Reconciler(MemoryObjects(self), self, self, self._woken, poll=POLL, role=lambda: self.role)
+        self.reconciler = Reconciler(
+            MemoryObjects(self), self, self, self._woken, poll=POLL, role=lambda _uid: self.role
+        )
         self._api = ApiWire(self)
         self._sources: dict[str, tuple[MemorySource, MemoryChecks]] = {}
         self._good: dict[str, str] = {}

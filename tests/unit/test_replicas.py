@@ -8,6 +8,7 @@
 | the lead is lost | measures and lowers until its epoch is taken; raises nothing, not even what it was about to |
 | ... and had again | the same epoch; the status tells all that was done meanwhile |
 | people, deletion | RollBack is obeyed; everything else is left to who leads |
+| two that lead | while they disagree on the number of shards: no raise under an old epoch, and an end of it |
 | any order | of roles, crashes and harm: only who leads opens or commits, and nothing is raised after a revert |
 """
 
@@ -19,12 +20,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_rollout.core.election import Role
 from feature_rollout.core.looks import Window
 from feature_rollout.core.plan import Plan
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import Commit
 from feature_rollout.reconcile import Reconciler
 from support.fakes import KEY, NAME, NAMESPACE, T0, FakeObjects, FakeTelemetry, World, minutes, plan, seconds
 
@@ -47,7 +51,9 @@ class Replica:
 
     def start(self) -> None:
         """Nothing that was in memory is left."""
-        self.reconciler = Reconciler(self.objects, self.world.clock, self.telemetry, self._wake, role=lambda: self.role)
+        self.reconciler = Reconciler(
+            self.objects, self.world.clock, self.telemetry, self._wake, role=lambda _uid: self.role
+        )
 
     def _wake(self, namespace: str, name: str, *, urgent: bool = False) -> None:
         assert (namespace, name) == (NAMESPACE, NAME)
@@ -302,7 +308,44 @@ async def test_a_deletion_is_for_who_leads() -> None:
     assert KEY in world.store.closed
 
 
-ROLES = st.sampled_from([("Leading", "Standby"), ("Unled", "Unled"), ("Standby", "Leading"), ("Unled", "Leading")])
+@pytest.mark.parametrize("harm", [False, True])
+async def test_two_that_lead_take_it_from_each_other_until_one_does_not(harm: bool) -> None:
+    world = Cluster()
+    await world.until_stage(0)
+    world.b.role = Role.LEADING
+    epochs, commit = list[int](), world.store.commit
+
+    async def committed(change: Commit) -> Ledger:
+        done = await commit(change)
+        epochs.append(change.ledger.epoch)
+        return done
+
+    world.store.commit = committed  # type: ignore[method-assign]
+    await world.moves(minutes(4), world.a, world.b)
+    assert world.opened > 3, "each opens it again when it finds that the other has"
+    if harm:
+        world.harm_from_now()
+    await world.moves(minutes(4), world.a, world.b)
+    world.a.role = Role.STANDBY
+    opened = world.opened
+    await world.moves(minutes(20), world.a, world.b)
+    assert world.opened <= opened + 1, "and then no more"
+    assert epochs == sorted(epochs), "no raise under an old epoch"
+    raised = [after.percentage for reason, _, _, after in world.store.audit if reason == "StageEntered"]
+    assert raised == [10, 50, 100][: len(raised)]
+    assert world.status["phase"] == ("RolledBack" if harm else "Completed")
+
+
+ROLES = st.sampled_from(
+    [
+        ("Leading", "Standby"),
+        ("Unled", "Unled"),
+        ("Standby", "Leading"),
+        ("Unled", "Leading"),
+        # They disagree on how many shards there are.
+        ("Leading", "Leading"),
+    ]
+)
 
 
 @given(st.lists(st.tuples(ROLES, st.sampled_from(["", "a", "b"]), st.integers(1, 40)), max_size=8), st.integers(0, 200))

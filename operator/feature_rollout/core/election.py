@@ -1,4 +1,4 @@
-"""Who leads: the rules by which replicas share a Lease, as client-go has them.
+"""Who leads: the rules by which replicas share a Lease, as client-go has them. Each shard has one.
 
 Nobody believes another's clock. A replica measures by its own monotonic clock for how long
 the Lease stayed the same, and how long ago it began the last write of its own that is known
@@ -18,6 +18,8 @@ REQUEST_S_MAX = 2.0
 JITTER = 0.2
 # As client-go has it for a Lease that was given up; the API server refuses 0.
 RELEASED_S = 1
+# For how many tries a Lease that was given up for one replica is left to it by the others.
+KEPT_FOR_TRIES = 3
 
 
 class Role(StrEnum):
@@ -49,7 +51,9 @@ class Times:
 class Lease:
     """A Lease as it was read; `holder` is empty when it was given up. Its times are never calculated with.
 
-    `source` is the whole object, to be written back with what is not ours.
+    `wanted_by` is the replica that has asked its holder for it; that says nothing about whether the holder is alive.
+    `shards` is how many there are, which the first one's says. `source` is the whole object, to be written back with
+    what is not ours.
     """
 
     holder: str
@@ -57,6 +61,8 @@ class Lease:
     acquired_at: str = ""
     renewed_at: str = ""
     transitions: int = 0
+    shards: int = 1
+    wanted_by: str = field(default="", compare=False)
     source: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -66,7 +72,7 @@ class Standing:
 
     `same_since_s` is since when the Lease was seen to be as it is, at first when the replica began to look.
     `renewed_s` is when its last successful write was begun. `unfit_since_s` is since when it could not work if
-    it led, because it reaches no database.
+    it led, because it reaches no database. `shards` is how many it says that there are when it holds the Lease.
     """
 
     me: str
@@ -75,6 +81,7 @@ class Standing:
     lease: Lease | None = None
     renewed_s: float | None = None
     unfit_since_s: float | None = None
+    shards: int = 1
 
     @property
     def holds(self) -> bool:
@@ -92,6 +99,10 @@ class Standing:
         """After a write has succeeded: one that took the Lease, renewed it or gave it up."""
         renewed_s = begun_s if lease.holder == self.me else None
         return replace(self, lease=lease, same_since_s=begun_s, renewed_s=renewed_s)
+
+    def resigned(self) -> Standing:
+        """Before the Lease is given up: the answer may be lost, and another lead by then."""
+        return replace(self, renewed_s=None)
 
     def works(self, fit: bool, now_s: float) -> Standing:
         """After it was found out whether the replica could work now."""
@@ -111,7 +122,8 @@ class Standing:
     def step(self, now_s: float) -> Step:
         """What to do about the Lease as it was last seen."""
         if self.holds:
-            return Step.YIELD if self._unfit_s(now_s) >= self.times.renew_deadline_s / 2 else Step.WRITE
+            is_idle = self._unfit_s(now_s) >= self.times.renew_deadline_s / 2
+            return Step.YIELD if is_idle or self._is_anothers else Step.WRITE
         # Who cannot work leaves it to the others, unless none of them comes for it.
         patience_s = self.times.lease_s if self._unfit_s(now_s) > 0.0 else 0.0
         return Step.WRITE if now_s >= self._free_s() + patience_s else Step.LOOK
@@ -140,9 +152,10 @@ class Standing:
         """The Lease as this replica writes it; `wall` is the time now, for people to read."""
         old = self.lease
         if released:
-            return Lease("", RELEASED_S, wall, wall, old.transitions if old else 0, old.source if old else {})
+            old = old or Lease("", RELEASED_S)
+            return replace(old, holder="", duration_s=RELEASED_S, acquired_at=wall, renewed_at=wall)
         if old is None:
-            return Lease(self.me, self.times.lease_s, wall, wall)
+            return Lease(self.me, self.times.lease_s, wall, wall, shards=self.shards)
         mine = old.holder == self.me
         return Lease(
             self.me,
@@ -150,13 +163,31 @@ class Standing:
             acquired_at=old.acquired_at if mine else wall,
             renewed_at=wall,
             transitions=old.transitions if mine else old.transitions + 1,
+            shards=self.shards,
             source=old.source,
         )
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether another has it, and nobody has asked for it yet."""
+        return self.lease is not None and self.lease.holder not in ("", self.me) and not self.lease.wanted_by
+
+    def asking(self) -> Lease:
+        """The Lease of another as this replica writes it to have it given up; there must be one."""
+        assert self.lease is not None  # noqa: S101 - what nobody holds need not be asked for
+        return replace(self.lease, wanted_by=self.me)
+
+    @property
+    def _is_anothers(self) -> bool:
+        """Whether another replica has asked for it."""
+        return self.lease is not None and self.lease.wanted_by not in ("", self.me)
+
     def _free_s(self) -> float:
-        """From when on it may be taken: at once when there is none, it was given up, or it bears our name."""
-        if self.lease is None or self.lease.holder in ("", self.me):
+        """From when on it may be taken: at once when there is none, it was given up to all, or it bears our name."""
+        if self.lease is None or self.lease.holder == self.me:
             return self.same_since_s
+        if not self.lease.holder:
+            return self.same_since_s + (KEPT_FOR_TRIES * self.times.retry_s if self._is_anothers else 0.0)
         return self.same_since_s + self.lease.duration_s
 
     def _unfit_s(self, now_s: float) -> float:

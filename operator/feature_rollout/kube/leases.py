@@ -1,7 +1,8 @@
-"""The Lease that replicas share (`coordination.k8s.io/v1`), and where it is."""
+"""The Leases that replicas share (`coordination.k8s.io/v1`), and where they are."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from feature_rollout.core.election import Lease
+from feature_rollout.core.shards import SHARDS_MAX
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import Gone
 
 API_VERSION: Final = "coordination.k8s.io/v1"
+# How many shards there are, on the Lease of the first one; no annotation says that it is the only one.
+SHARDS: Final = "featurerollout.dev/shards"
+# The replica that has asked the holder for the Lease.
+WANTED_BY: Final = "featurerollout.dev/wanted-by"
 # Where the kubelet tells a container which namespace its pod is in.
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -60,14 +66,22 @@ def micro_time(at: datetime) -> str:
 
 def _lease(obj: Mapping[str, Any]) -> Lease:
     spec = obj.get("spec") or {}
+    annotations = obj["metadata"].get("annotations") or {}
     return Lease(
         holder=str(spec.get("holderIdentity") or ""),
         duration_s=float(spec.get("leaseDurationSeconds") or 0),
         acquired_at=str(spec.get("acquireTime") or ""),
         renewed_at=str(spec.get("renewTime") or ""),
         transitions=int(spec.get("leaseTransitions") or 0),
+        shards=_count(annotations.get(SHARDS, "1")),
+        wanted_by=annotations.get(WANTED_BY, ""),
         source=obj,
     )
+
+
+def _count(text: str) -> int:
+    """As many shards as it says, within bounds: its holder corrects what somebody else has written there."""
+    return min(max(int(text), 1), SHARDS_MAX) if re.fullmatch("[0-9]{1,3}", text) else 1
 
 
 def _manifest(lease: Lease, namespace: str, name: str) -> dict[str, Any]:
@@ -84,4 +98,8 @@ def _manifest(lease: Lease, namespace: str, name: str) -> dict[str, Any]:
         "kind": "Lease",
         "metadata": {"name": name, "namespace": namespace},
     }
-    return {**source, "spec": {**(source.get("spec") or {}), **known}}
+    ours = {SHARDS: str(lease.shards) if lease.shards > 1 else None, WANTED_BY: lease.wanted_by or None}
+    annotations = {**(source["metadata"].get("annotations") or {}), **ours}
+    kept = {name: text for name, text in annotations.items() if text is not None}
+    metadata = {**source["metadata"], "annotations": kept}
+    return {**source, "metadata": metadata, "spec": {**(source.get("spec") or {}), **known}}

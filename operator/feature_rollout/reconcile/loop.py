@@ -56,8 +56,8 @@ AT_ONCE = timedelta(0)
 class Reconciler:
     """Moves rollouts one step at a time. `wake` asks for a reconcile of an object.
 
-    `role` says what this replica is at the moment. One that stands by does nothing. One that does not lead and has
-    the epoch still, or that sees nobody lead, measures and lowers.
+    `role` says what this replica is at the moment for the rollout with a UID. One that stands by does nothing. One that
+    does not lead and has the epoch still, or that sees nobody lead, measures and lowers.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Reconciler:
         wake: Wake,
         *,
         poll: timedelta = POLL,
-        role: Callable[[], Role] = lambda: Role.LEADING,
+        role: Callable[[str], Role] = lambda _uid: Role.LEADING,
     ) -> None:
         self._role = role
         self._poll = poll
@@ -104,12 +104,12 @@ class Reconciler:
         # Never at once: what goes wrong each time would go wrong without a pause.
         return RETRY
 
-    def _leads(self) -> bool:
-        return self._role() is Role.LEADING
+    def _leads(self, uid: str) -> bool:
+        return self._role(uid) is Role.LEADING
 
     def _takes_part(self, target: Target, session: Session) -> bool:
         """Whether this replica has anything to do here; who stands by is woken when its role changes."""
-        role = self._role()
+        role = self._role(target.uid)
         session.unled = role is Role.UNLED and session.claim is None
         if role is Role.LEADING:
             return True
@@ -170,7 +170,7 @@ class Reconciler:
                 await self._roll_back_without_plan(target, session, store)
             self._teller.waiting(target, session, trouble)
             return RETRY
-        leading = self._leads()
+        leading = self._leads(target.uid)
         if leading:
             target = await self._finalized(target, session)
         view = await self._gatherer.view(target, session, session.plan, store, leading=leading)
@@ -328,7 +328,7 @@ class Reconciler:
             return False
         unchanged = fresh["metadata"]["generation"] == target.generation
         # The Lease may have been lost while the API server was asked.
-        return unchanged and "deletionTimestamp" not in fresh["metadata"] and self._leads()
+        return unchanged and "deletionTimestamp" not in fresh["metadata"] and self._leads(target.uid)
 
     async def _delete(self, target: Target, session: Session) -> timedelta | None:
         """Leave the rows as `onDelete` says, give the flags up, then let the object go."""

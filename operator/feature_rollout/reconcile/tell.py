@@ -31,7 +31,7 @@ class Teller:
     Who does not lead tells of what it has done itself, and of nothing else.
     """
 
-    def __init__(self, objects: RolloutObjects, clock: Clock, leads: Callable[[], bool]) -> None:
+    def __init__(self, objects: RolloutObjects, clock: Clock, leads: Callable[[str], bool]) -> None:
         self._leads = leads
         self._objects = objects
         self._clock = clock
@@ -60,7 +60,7 @@ class Teller:
                 return  # nothing of the rollout is different, and what is comes next
             now = decision if following.verb.acts else following
         status = picture(view, now, previous, target.generation, acted=decision)
-        if not self._leads():
+        if not self._leads(target.uid):
             # Written if this replica leads again: another cannot know all that was done.
             if decision.verb.acts:
                 session.status, session.status_lost = status, True
@@ -91,7 +91,7 @@ class Teller:
 
         By what the store has recorded: an answer that a crash kept from being told is told by the next process.
         """
-        if not self._leads():
+        if not self._leads(target.uid):
             return
         for request in target.requests:
             recorded = session.recorded.get(request.uid)
@@ -109,7 +109,7 @@ class Teller:
 
     def waiting(self, target: Target, session: Session, trouble: Trouble) -> None:
         """Say on each RolloutAction that it waits until what is wrong is mended."""
-        if not self._leads():
+        if not self._leads(target.uid):
             return
         for request in target.requests:
             if request.uid not in session.recorded:
@@ -118,7 +118,7 @@ class Teller:
 
     async def trouble(self, target: Target, session: Session, trouble: Trouble) -> None:
         """Say what is wrong. What would heal by waiting needs a person when it has not healed for minutes."""
-        if not self._leads():
+        if not self._leads(target.uid):
             return
         now = self._clock.now()
         session.troubled_since = session.troubled_since or now

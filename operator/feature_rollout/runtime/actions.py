@@ -75,7 +75,7 @@ class Actions:
             await self.check()
 
     async def check(self) -> None:
-        """Look at every action once, if this replica leads."""
+        """Look at every action once, if this replica leads what belongs to no rollout."""
         if not self._leads():
             return
         now, deleted = self._clock.now(), 0
@@ -88,12 +88,11 @@ class Actions:
                 self._without_rollout(obj, now)
 
     def _without_rollout(self, obj: Mapping[str, Any], now: datetime) -> None:
-        metadata = obj["metadata"]
-        name = ((obj.get("spec") or {}).get("rolloutRef") or {}).get("name") or ""
-        age = now - _time(metadata.get("creationTimestamp"), now)
-        if self._inventory.get(ROLLOUTS, metadata.get("namespace"), name) is not None or age < GRACE:
+        namespace, name = rollout_of(obj)
+        age = now - _time(obj["metadata"].get("creationTimestamp"), now)
+        if self._inventory.get(ROLLOUTS, namespace, name) is not None or age < GRACE:
             return
-        missing = f"There is no FeatureRollout {name} in namespace {metadata.get('namespace')}."
+        missing = f"There is no FeatureRollout {name} in namespace {namespace}."
         if age >= EXPIRES_AFTER:
             message = f"It could not be applied within 24 hours. {missing}"
             self._say(obj, Answer(Outcome.EXPIRED, reasons.EXPIRED, message), now)
@@ -126,6 +125,12 @@ def request_of(obj: Mapping[str, Any]) -> Request:
         reason=spec.reason or "",
         requested_by=spec.requested_by or "",
     )
+
+
+def rollout_of(obj: Mapping[str, Any]) -> RolloutKey:
+    """The rollout that an action names, be it there or not."""
+    name = ((obj.get("spec") or {}).get("rolloutRef") or {}).get("name") or ""
+    return obj["metadata"].get("namespace") or "", name
 
 
 def is_over(obj: Mapping[str, Any]) -> bool:

@@ -35,10 +35,10 @@ USABLE = {STORES: reasons.STORE_USABLE, PROVIDERS: reasons.PROVIDER_USABLE}
 
 class Answers:
     """`store_is()`, `provider_is()` and `action_is()` for what was found out of one, `forget()` for what was deleted;
-    `run()` as a task. Who does not lead says nothing.
+    `run()` as a task. `leads(plural, object)` says whether it is this replica that has to say something of it.
     """
 
-    def __init__(self, api: Api, leads: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, api: Api, leads: Callable[[str, Mapping[str, Any]], bool] = lambda _plural, _obj: True) -> None:
         self._leads = leads
         self._api = api
         self._waiting: dict[tuple[str, ObjectKey], tuple[Mapping[str, Any], dict[str, Any]]] = {}
@@ -104,7 +104,7 @@ class Answers:
     def _queue(self, plural: str, obj: Mapping[str, Any], more: Mapping[str, Any], rows: list[Row]) -> bool:
         """Have the status written, unless just that was written last; return whether it will be."""
         key = key_of(obj)
-        if not self._leads() or key is None or len(self._waiting) >= QUEUE_MAX:
+        if key is None or not self._leads(plural, obj) or len(self._waiting) >= QUEUE_MAX:
             return False
         metadata, before = obj["metadata"], obj.get("status") or {}
         generation = int(metadata.get("generation", 0))
@@ -134,7 +134,7 @@ class Answers:
             del self._told[next(iter(self._told))]
 
     async def _write(self, plural: str, obj: Mapping[str, Any], status: dict[str, Any]) -> None:
-        if not self._leads():
+        if not self._leads(plural, obj):
             self._told.pop(obj["metadata"]["uid"], None)
             return
         try:

@@ -18,9 +18,9 @@ from feature_rollout.kube.leases import micro_time
 log = logging.getLogger(__name__)
 
 SAID = {
-    Role.LEADING: "this replica leads",
-    Role.STANDBY: "this replica stands by: %s leads",
-    Role.UNLED: "nobody is seen to lead: this replica measures, and raises nothing",
+    Role.LEADING: "this replica leads (Lease %s)",
+    Role.STANDBY: "this replica stands by: %s leads (Lease %s)",
+    Role.UNLED: "nobody is seen to lead (Lease %s): this replica measures, and raises nothing",
 }
 
 
@@ -42,8 +42,9 @@ def identity() -> str:
 class Elector:
     """`role()` at any time, `run()` as a task, `release()` at the end.
 
-    `fit()` says whether this replica could do the work, `changed(role)` is called when its role is another. What
-    is asked of `role()` is right at that moment, however long the process was stopped before.
+    `shards` is how many there are, for the Lease that says so. `fit()` says whether this replica could do the work,
+    `used()` whether there is any for who has this Lease; `changed(role)` is called when its role is another. What is
+    asked of `role()` is right at that moment, however long the process was stopped before.
     """
 
     def __init__(
@@ -52,15 +53,18 @@ class Elector:
         times: Times,
         *,
         me: str | None = None,
+        shards: int = 1,
         fit: Callable[[], bool] = lambda: True,
+        used: Callable[[], bool] = lambda: True,
         changed: Callable[[Role], None] = lambda _role: None,
         now_s: Callable[[], float] | None = None,
     ) -> None:
         self._lease = lease
         self._fit = fit
+        self._used = used
         self._changed = changed
         self._now_s = now_s or asyncio.get_running_loop().time
-        self._standing = Standing(me or identity(), times, self._now_s())
+        self._standing = Standing(me or identity(), times, self._now_s(), shards=shards)
         self._told = Role.STANDBY
         # The version that is known may not be the newest: an answer was lost, or somebody else has written.
         self._must_read = True
@@ -71,6 +75,11 @@ class Elector:
 
     def role(self) -> Role:
         return self._standing.role(self._now_s())
+
+    @property
+    def lease(self) -> Lease | None:
+        """The Lease as it was last seen or written."""
+        return self._standing.lease
 
     def problems(self) -> list[str]:
         """What a person must mend before anybody can lead."""
@@ -98,28 +107,44 @@ class Elector:
             if was_fit and self._standing.unfit_since_s is not None:
                 log.info("this replica reaches no database")
             try:
-                await self._try()
+                await (self._try() if self._used() else self._give_up())
             except Exception as error:  # noqa: BLE001 - one that nobody has thought of is no renewal either
                 self._failed(error)
             else:
                 self._failure = self._problem = ""
         self._tell()
 
+    async def ask(self) -> None:
+        """Have its holder give the Lease up to this replica. That it was not asked is seen in the Lease."""
+        async with self._trying:
+            try:
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    # As it is now: its holder writes it all the time.
+                    await self._read(REQUEST_S_MAX)
+                    if self._standing.may_ask:
+                        await self._lease.write(self._standing.asking(), REQUEST_S_MAX)
+                        log.info("the Lease %s was asked for", self._lease.name)
+            except (ApiError, TimeoutError) as error:
+                log.info("the Lease %s was not asked for: %s", self._lease.name, _text(error))
+
     async def release(self) -> None:
         """Give the Lease up, so that another need not wait for its end. The last thing that is done with it."""
         self._ending = True
         async with self._trying:
-            if not self._standing.holds:
-                return
-            try:
-                async with asyncio.timeout(REQUEST_S_MAX):
-                    if self._must_read:
-                        await self._read(REQUEST_S_MAX)
-                    if self._standing.holds:
-                        await self._write(REQUEST_S_MAX, released=True)
-                        log.info("the Lease %s was given up", self._lease.name)
-            except (ApiError, TimeoutError) as error:
-                log.warning("the Lease %s was not given up: %s", self._lease.name, _text(error))
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        if not self._standing.holds:
+            return
+        try:
+            async with asyncio.timeout(REQUEST_S_MAX):
+                if self._must_read:
+                    await self._read(REQUEST_S_MAX)
+                if self._standing.holds:
+                    await self._write(REQUEST_S_MAX, released=True)
+                    log.info("the Lease %s was given up", self._lease.name)
+        except (ApiError, TimeoutError) as error:
+            log.warning("the Lease %s was not given up: %s", self._lease.name, _text(error))
 
     async def _try(self) -> None:
         timeout_s = self._standing.request_s(self._now_s())
@@ -127,8 +152,10 @@ class Elector:
             if self._must_read or not self._standing.holds:
                 await self._read(timeout_s)
             step = self._standing.step(self._now_s())
-            if step is Step.YIELD:
+            if step is Step.YIELD and self._standing.unfit_since_s is not None:
                 log.warning("this replica reaches no database, and leaves the Lease %s to others", self._lease.name)
+            elif step is Step.YIELD:
+                log.info("the Lease %s is given up to a replica that has asked for it", self._lease.name)
             if step is not Step.LOOK:
                 await self._write(timeout_s, released=step is Step.YIELD)
 
@@ -140,6 +167,8 @@ class Elector:
         begun_s = self._now_s()
         self._must_read = True
         wanted = self._standing.wanted(micro_time(datetime.now(UTC)), released=released)
+        if released:
+            self._standing = self._standing.resigned()
         self._standing = self._standing.wrote(await self._lease.write(wanted, timeout_s), begun_s)
         self._must_read = False
 
@@ -156,12 +185,12 @@ class Elector:
 
     def _tell(self) -> None:
         role = self.role()
-        if role is self._told:
+        if role is self._told or not self._used():
             return
         self._told = role
         holder = self._standing.lease.holder if self._standing.lease is not None else "nobody"
         level = logging.WARNING if role is Role.UNLED else logging.INFO
-        log.log(level, SAID[role], *((holder,) if role is Role.STANDBY else ()))
+        log.log(level, SAID[role], *((holder,) if role is Role.STANDBY else ()), self._lease.name)
         self._changed(role)
 
 

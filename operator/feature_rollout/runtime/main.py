@@ -6,10 +6,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,15 +20,14 @@ from feature_rollout.kube.connection import Connection, NoConnection
 from feature_rollout.kube.errors import ApiError, PermissionDenied
 from feature_rollout.kube.events import EventRecorder
 from feature_rollout.kube.leases import KubeLease, pod_namespace
-from feature_rollout.kube.resources import RESOURCES, STORES
+from feature_rollout.kube.resources import ACTIONS, RESOURCES, ROLLOUTS, STORES
 from feature_rollout.kube.rollouts import KubeRollouts
 from feature_rollout.kube.schemas import unknown_fields
 from feature_rollout.postgres import Access
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
-from feature_rollout.runtime.actions import Actions
+from feature_rollout.runtime.actions import Actions, rollout_of
 from feature_rollout.runtime.answers import Answers
-from feature_rollout.runtime.elector import Elector
 from feature_rollout.runtime.engine import Counts, Engine, SystemClock
 from feature_rollout.runtime.http import Heartbeat, HttpServer
 from feature_rollout.runtime.inventory import Inventory, ObjectKey, RolloutKey
@@ -37,6 +36,7 @@ from feature_rollout.runtime.objects import BackgroundObjects
 from feature_rollout.runtime.providers import Providers
 from feature_rollout.runtime.scheduler import Scheduler
 from feature_rollout.runtime.settings import Settings
+from feature_rollout.runtime.shards import Shards
 from feature_rollout.runtime.stores import Stores
 from feature_rollout.runtime.sweeper import Sweeper
 from feature_rollout.runtime.targets import Targets
@@ -143,8 +143,8 @@ class _Operator:
                 asyncio.create_task(parts.providers.check_forever(), name="provider checks"),
                 asyncio.create_task(parts.notifier.run(), name="notifier"),
             ]
-            if parts.elector is not None:
-                tasks.append(asyncio.create_task(parts.elector.run(), name="elector"))
+            if parts.shards is not None:
+                tasks.append(asyncio.create_task(parts.shards.run(), name="electors"))
             await self._until_stopped([*tasks, reconciling])
             await _end(parts, reconciling)
         finally:
@@ -203,8 +203,8 @@ class _Operator:
             return ["stopping"]
         if not self._inventory.synced:
             return ["the CRDs are missing, or the objects were not listed yet"]
-        elector = self._parts.elector if self._parts is not None else None
-        return elector.problems() if elector is not None else []
+        shards = self._parts.shards if self._parts is not None else None
+        return shards.problems() if shards is not None else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class _Parts:
     engine: Engine
     watch: Watch
     sweeper: Sweeper
-    elector: Elector | None
+    shards: Shards | None
     notifier: Notifier
     api: Api
 
@@ -248,6 +248,9 @@ def _compose(
 
     def changed(role: Role) -> None:
         telemetry.role_changes.labels(role).inc()
+        wake_all()
+
+    def wake_all() -> None:
         for key in inventory.rollouts():
             scheduler.wake(key)
         stores.wake()
@@ -256,20 +259,27 @@ def _compose(
     def can_work() -> bool:
         return stores.answer()
 
-    elector = _elector(settings, api, fit=can_work, changed=changed)
-    role = elector.role if elector is not None else lambda: Role.LEADING
+    shards = _shards(settings, api, fit=can_work, changed=changed, resized=wake_all)
+    role: Callable[[str | None], Role] = shards.role if shards is not None else lambda _uid: Role.LEADING
+    led = shards.led if shards is not None else lambda: 1
 
-    def leads() -> bool:
-        return role() is Role.LEADING
+    def leads(uid: str | None = None) -> bool:
+        return role(uid) is Role.LEADING
 
-    telemetry.leader.set_function(leads)
+    def answers_for(plural: str, obj: Mapping[str, Any]) -> bool:
+        """What becomes of an action is said by who leads its rollout."""
+        rollout = inventory.get(ROLLOUTS, *rollout_of(obj)) if plural == ACTIONS else None
+        return leads(rollout["metadata"]["uid"] if rollout is not None else None)
+
+    telemetry.leader.set_function(led)
+    telemetry.shards.set_function(shards.number if shards is not None else lambda: 1)
     recorder = EventRecorder(api, on_dropped=telemetry.events_dropped.inc, give_way=scheduler.give_way)
     clock = SystemClock()
-    answers = Answers(api, leads)
+    answers = Answers(api, answers_for)
     actions = Actions(api, inventory, answers, clock, leads)
     objects = BackgroundObjects(KubeRollouts(api, recorder), status_lost, actions.answer, scheduler.give_way, leads)
     access = Access(settings.denied_addresses, settings.allow_sockets)
-    stores = Stores(api, answers.store_is, drifted, access, leads, on_call=telemetry.database_call)
+    stores = Stores(api, answers.store_is, drifted, access, lambda: led() > 0, on_call=telemetry.database_call)
     providers = Providers(inventory, answers.provider_is)
     targets = Targets(
         cluster,
@@ -322,22 +332,35 @@ def _compose(
         engine=engine,
         watch=watch,
         sweeper=sweeper,
-        elector=elector,
+        shards=shards,
         notifier=notifier,
         api=api,
     )
 
 
-def _elector(
-    settings: Settings, api: Api, *, fit: Callable[[], bool], changed: Callable[[Role], None]
-) -> Elector | None:
-    """Who tries for the Lease; None where there is none, because there is one process only."""
+def _shards(
+    settings: Settings,
+    api: Api,
+    *,
+    fit: Callable[[], bool],
+    changed: Callable[[Role], None],
+    resized: Callable[[], None],
+) -> Shards | None:
+    """Who tries for the Leases; None where there is none, because there is one process only."""
     if not settings.lease_name:
         log.info("FEATUREROLLOUT_LEASE_NAME is not set: this must be the only replica")
         return None
     times = Times(settings.lease_duration_seconds, settings.lease_renew_deadline_seconds, settings.lease_retry_seconds)
     namespace = settings.lease_namespace or pod_namespace() or ""
-    return Elector(KubeLease(api, namespace, settings.lease_name), times, fit=fit, changed=changed)
+    return Shards(
+        settings.lease_name,
+        settings.shards,
+        times,
+        lambda name: KubeLease(api, namespace, name),
+        fit=fit,
+        changed=changed,
+        resized=resized,
+    )
 
 
 async def _load(parts: _Parts) -> bool:
@@ -360,6 +383,6 @@ async def _end(parts: _Parts, reconciling: asyncio.Task[None]) -> None:
     await parts.reconciler.checkpoint()
     await parts.objects.drain(FAREWELL_S)
     await parts.recorder.drain(FAREWELL_S)
-    if parts.elector is not None:
+    if parts.shards is not None:
         # Last: nothing of this process is under way any more.
-        await parts.elector.release()
+        await parts.shards.release()

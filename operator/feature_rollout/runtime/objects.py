@@ -35,8 +35,8 @@ class BackgroundObjects:
     `give_way(waited_s)` is awaited before a status is written that was queued so long ago: rows go first.
     `lost(uid, namespace, name)` is called when a status could not be written because the
     object had changed: it must be drawn again, from what the object is now. `answered` is
-    told what became of a RolloutAction. What is still queued when this replica does not lead any more is lost too:
-    another may have said something newer.
+    told what became of a RolloutAction. What is still queued when this replica does not lead the rollout any more is
+    lost too: another may have said something newer.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class BackgroundObjects:
         lost: Callable[[str, str, str], None],
         answered: Answered,
         give_way: Callable[[float], Awaitable[None]],
-        leads: Callable[[], bool] = lambda: True,
+        leads: Callable[[str], bool] = lambda _uid: True,
     ) -> None:
         self._leads = leads
         self._rollouts = rollouts
@@ -119,7 +119,7 @@ class BackgroundObjects:
 
     async def _write(self, uid: str, rollout: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         metadata = rollout["metadata"]
-        if not self._leads():
+        if not self._leads(uid):
             self._lost(uid, metadata["namespace"], metadata["name"])
             return
         try:

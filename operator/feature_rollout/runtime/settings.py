@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from feature_rollout.core.shards import SHARDS_MAX
 from feature_rollout.notify import pagerduty, slack
 
 # This machine's own addresses, and those of the cloud's metadata, which hand out the node's identity.
@@ -49,6 +50,13 @@ class Settings(BaseSettings):
         default="", description="The Lease that all replicas share. Empty: this process is the only one."
     )
     lease_namespace: str = Field(default="", description="The Lease's namespace. Empty: the pod's own.")
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=SHARDS_MAX,
+        description="How many parts the rollouts are divided into, each with a Lease of its own, "
+        "so that so many replicas can lead one.",
+    )
     lease_duration_seconds: int = Field(
         default=15, ge=2, le=3600, description="A Lease that was not renewed for so long is taken by another replica."
     )
@@ -95,6 +103,13 @@ class Settings(BaseSettings):
     def _is_a_name(cls, value: str) -> str:
         if value and not NAMESPACE.fullmatch(value):
             raise ValueError(f"{value!r} is no name of at most 63 lower-case letters, digits and dashes")
+        return value
+
+    @field_validator("shards")
+    @classmethod
+    def _has_leases(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and not info.data.get("lease_name"):
+            raise ValueError(f"{value} shards need Leases: set FEATUREROLLOUT_LEASE_NAME, or 1 for the only process")
         return value
 
     @field_validator("lease_renew_deadline_seconds")

@@ -41,6 +41,7 @@ class Telemetry:
     watch_restarts: Counter = field(init=False)
     events_dropped: Counter = field(init=False)
     leader: Gauge = field(init=False)
+    shards: Gauge = field(init=False)
     role_changes: Counter = field(init=False)
     notifications: Counter = field(init=False)
     notifications_waiting: Gauge = field(init=False)
@@ -119,7 +120,8 @@ class Telemetry:
             "watch_restarts": Counter(
                 f"{p}watch_restarts_total", "Times that the watch was started again.", registry=r
             ),
-            "leader": Gauge(f"{p}leader", "1 while this replica leads, else 0.", registry=r),
+            "leader": Gauge(f"{p}leader", "How many shards this replica leads: of the only one, 1 or 0.", registry=r),
+            "shards": Gauge(f"{p}shards", "How many shards the replicas share.", registry=r),
             "role_changes": Counter(
                 f"{p}role_changes_total",
                 "Times that this replica became one that leads, stands by, or sees nobody lead.",

@@ -3,10 +3,10 @@
 | subject | cases |
 |---|---|
 | roles | nothing seen, another's Lease fresh and stale, given up, one's own in time and late, taken from one |
-| steps | none, another's before and after its end, one's own, given up, a replica without a database |
-| what is written | created, renewed, taken, given up |
+| steps | none, another's before and after its end, one's own, given up, a replica without a database, asked for |
+| what is written | created, renewed, taken, given up, asked for |
 | times | a call, a wait, a Lease that runs out, clocks of different speed |
-| two replicas | any order of tries, pauses and lost answers: never two that lead |
+| two replicas | any order of tries, pauses, lost answers and asking for it: never two that lead |
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ GIVEN_UP = Lease("", 1, renewed_at="2")
 
 def mine(at_s: float) -> Standing:
     return NEW.wrote(NEW.wanted("now"), at_s)
+
+
+def asked_for(lease: Lease | None, by: str) -> Lease:
+    assert lease is not None
+    return replace(lease, wanted_by=by)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,14 @@ def test_roles(standing: Standing, now_s: float, role: Role) -> None:
         (NEW.saw(GIVEN_UP, 5.0).works(False, 4.0), 19.9, Step.LOOK),
         (NEW.saw(GIVEN_UP, 5.0).works(False, 4.0), 20.0, Step.WRITE),
         (NEW.saw(ANOTHERS, 5.0).works(False, 20.0), 20.0, Step.LOOK),
+        (mine(3.0).saw(asked_for(mine(3.0).lease, "b"), 5.0), 5.0, Step.YIELD),
+        (mine(3.0).saw(asked_for(mine(3.0).lease, "a"), 5.0), 5.0, Step.WRITE),
+        # For whom it was given up takes it at once, the others when that one does not come.
+        (NEW.saw(asked_for(GIVEN_UP, "a"), 5.0), 5.0, Step.WRITE),
+        (NEW.saw(asked_for(GIVEN_UP, "b"), 5.0), 10.9, Step.LOOK),
+        (NEW.saw(asked_for(GIVEN_UP, "b"), 5.0), 11.0, Step.WRITE),
+        # It is asked for, and its holder is dead: that it was asked for is no sign of life.
+        (NEW.saw(ANOTHERS, 5.0).saw(asked_for(ANOTHERS, "c"), 9.0), 20.0, Step.WRITE),
     ],
 )
 def test_steps(standing: Standing, now_s: float, step: Step) -> None:
@@ -119,6 +132,24 @@ def test_since_when_it_could_not_work() -> None:
     assert unfit.unfit_since_s == 4.0
     assert unfit.works(False, 8.0) is unfit
     assert unfit.works(True, 9.0) == mine(3.0)
+
+
+def test_a_lease_is_asked_for_given_up_and_taken() -> None:
+    asking = NEW.saw(ANOTHERS, 5.0).asking()
+    assert (asking, asking.wanted_by) == (ANOTHERS, "a"), "its holder and its times stay"
+    holder = Standing("b", TIMES, 0.0).wrote(asking, 1.0)
+    released = holder.wanted("later", released=True)
+    assert (released.holder, released.wanted_by) == ("", "a")
+    assert NEW.saw(released, 6.0).wanted("now").wanted_by == ""
+
+
+def test_whoever_holds_it_says_how_many_shards_there_are() -> None:
+    three, two = replace(NEW, shards=3), Standing("b", TIMES, 0.0, shards=2)
+    made = three.wanted("now")
+    assert made.shards == 3
+    assert three.wrote(made, 0.0).wanted("later", released=True).shards == 3, "until another has it"
+    assert two.saw(made, 1.0).asking().shards == 3
+    assert two.saw(made, 1.0).wanted("now").shards == 2
 
 
 @pytest.mark.parametrize(
@@ -181,27 +212,38 @@ class Replica:
         begun_s, at_s = now_s + self.ahead_s, now_s + self.ahead_s + took_s
         if not self.standing.holds or self.version != self.server.version:
             self.standing, self.version = self.standing.saw(self.server.lease, at_s), self.server.version
-        if self.standing.step(begun_s) is not Step.WRITE:
+        step = self.standing.step(begun_s)
+        if step is Step.LOOK:
             return
-        wanted = self.standing.wanted(str(now_s))
+        wanted = self.standing.wanted(str(now_s), released=step is Step.YIELD)
+        if step is Step.YIELD:
+            self.standing = self.standing.resigned()
         self.server.lease, self.server.version = wanted, self.server.version + 1
         if heard:
             self.standing, self.version = self.standing.wrote(wanted, begun_s), self.server.version
 
+    def asks(self) -> None:
+        """Ask for it as it was last seen, if that is how it is still."""
+        lease = self.standing.lease
+        if lease is not None and lease.holder and not self.standing.holds and self.version == self.server.version:
+            self.server.lease, self.server.version = self.standing.asking(), self.server.version + 1
+
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from([0, 1, 2]), st.floats(0.0, 20.0), st.floats(0.0, 2.0), st.booleans()),
+        st.tuples(st.sampled_from([0, 1, 2]), st.floats(0.0, 20.0), st.floats(0.0, 2.0), st.booleans(), st.booleans()),
         max_size=60,
     )
 )
 @settings(max_examples=300, deadline=None)
-def test_there_are_never_two_that_lead(tries: list[tuple[int, float, float, bool]]) -> None:
+def test_there_are_never_two_that_lead(tries: list[tuple[int, float, float, bool, bool]]) -> None:
     server, now_s = Server(), 0.0
     replicas = [Replica(name, server, ahead_s) for name, ahead_s in (("a", 0.0), ("b", 1000.0), ("c", -50.0))]
-    for who, pause_s, took_s, heard in tries:
+    for who, pause_s, took_s, heard, asks in tries:
         now_s += pause_s
         replicas[who].tries(now_s, took_s, heard=heard)
+        if asks:
+            replicas[who].asks()
         now_s += took_s
         leading = [r for r in replicas if r.standing.role(now_s + r.ahead_s) is Role.LEADING]
         assert len(leading) <= 1

@@ -56,7 +56,7 @@ def test_it_is_said_once_until_it_changes() -> None:
 async def test_who_does_not_lead_says_nothing_and_forgets_what_it_was_about_to_say() -> None:
     leading = False
     api: Any = None
-    said = Answers(api, lambda: leading)
+    said = Answers(api, lambda _plural, _obj: leading)
     said.provider_is(provider(0), None)
     assert (said._waiting, said._told) == ({}, {})
     leading = True

@@ -157,7 +157,7 @@ async def test_failures_cost_the_lead_at_the_deadline_and_not_before(
     assert two.a.role() is Role.UNLED
     assert [record.message for record in caplog.records] == [
         "the Lease operator cannot be had: PUT /lease: 503",
-        "nobody is seen to lead: this replica measures, and raises nothing",
+        "nobody is seen to lead (Lease operator): this replica measures, and raises nothing",
     ]
     assert two.a.problems() == [], "that heals by itself"
     two.server.down = None

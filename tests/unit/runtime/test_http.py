@@ -31,6 +31,7 @@ NAMES = {
     "featurerollout_watch_restarts",
     "featurerollout_events_dropped",
     "featurerollout_leader",
+    "featurerollout_shards",
     "featurerollout_role_changes",
     "featurerollout_notifications",
     "featurerollout_notifications_waiting",

@@ -100,7 +100,7 @@ async def test_what_is_queued_when_the_lead_is_lost_is_not_written() -> None:
         await free.wait()
 
     objects = BackgroundObjects(
-        cast("KubeRollouts", written), lambda *what: lost.append(what), lambda *_: None, give_way, lambda: leading
+        cast("KubeRollouts", written), lambda *what: lost.append(what), lambda *_: None, give_way, lambda _uid: leading
     )
     task = asyncio.create_task(objects.run())
     await objects.write_status(rollout("a"), {"phase": "Baking"})

@@ -50,12 +50,22 @@ def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("LEASE_RENEW_DEADLINE_SECONDS", "15"),
         ("LEASE_RENEW_DEADLINE_SECONDS", "nan"),
         ("LEASE_RETRY_SECONDS", "5.1"),
+        ("SHARDS", "0"),
+        ("SHARDS", "33"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"FEATUREROLLOUT_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_shards_need_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATUREROLLOUT_SHARDS", "4")
+    with pytest.raises(ValidationError, match="4 shards need Leases: set FEATUREROLLOUT_LEASE_NAME"):
+        Settings()
+    monkeypatch.setenv("FEATUREROLLOUT_LEASE_NAME", "operator")
+    assert Settings().shards == 4
 
 
 def test_addresses_are_denied_by_networks(monkeypatch: pytest.MonkeyPatch) -> None:
