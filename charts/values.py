@@ -147,6 +147,13 @@ class Values(Model):
     replicas: int = Field(
         2, ge=1, description="They share a Lease; one of them leads, the others follow it when it is lost."
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="How many parts the rollouts are divided into, each with a Lease of its own: more than one, "
+        "and so many replicas work at a time.",
+    )
     clusterName: str = Field(
         "",
         max_length=253,

@@ -89,7 +89,7 @@ def doctor(cluster: ControlPlane, kubeconfig: Path | None = None, *, named: bool
     async def ask() -> dict[str, tuple[str, str]]:
         async with Api(Connection(str(kubeconfig or cluster.kubeconfig()))) as api:
             found = await doctor_cluster.examine(
-                api, HERE, ACCOUNT if kubeconfig is None else None, named=named, lease=RELEASE
+                api, HERE, ACCOUNT if kubeconfig is None else None, named=named, leases=[RELEASE]
             )
         return {finding.check: (str(finding.result), finding.message) for finding in found}
 

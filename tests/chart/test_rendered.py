@@ -133,6 +133,7 @@ def test_the_operator_takes_its_environment(helm: Helm, monkeypatch: pytest.Monk
         assert settings.watch_namespaces == tuple(values.get("watchNamespaces") or ())
         assert settings.cluster_name == values.get("clusterName", "")
         assert settings.workers == values.get("workers", 8)
+        assert settings.shards == values.get("shards", 1)
         assert settings.log_format == values.get("log", {}).get("format", "json")
         denied = values.get("deniedAddresses")
         assert denied is None or [str(network) for network in settings.denied_addresses] == denied

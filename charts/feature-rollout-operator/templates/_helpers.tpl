@@ -64,6 +64,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $found | default (list .Release.Namespace) | uniq | toJson -}}
 {{- end -}}
 
+{{/* The Leases that the replicas share, one a shard. */}}
+{{- define "fro.leases" -}}
+{{- $name := include "fro.fullname" . -}}
+{{- $found := list $name -}}
+{{- range $shard := untilStep 1 (int .Values.shards) 1 -}}{{- $found = append $found (printf "%s-%d" $name $shard) -}}{{- end -}}
+{{- $found | toJson -}}
+{{- end -}}
+
 {{/* What it does with rollouts, wherever it serves them. */}}
 {{- define "fro.rolloutRules" -}}
 - apiGroups: [featurerollout.dev]

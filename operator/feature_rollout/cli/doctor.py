@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from feature_rollout.cli import database, exits
 from feature_rollout.cli.store import lines
+from feature_rollout.core.shards import SHARDS_MAX, lease_of
 
 if TYPE_CHECKING:
     from feature_rollout.postgres import Server
@@ -43,6 +45,13 @@ ROLES = ("writer", "reader", "owner")
     default="",
     help="With --cluster: the Lease that the operator's replicas share, in the namespace of its service account.",
 )
+@click.option(
+    "--shards",
+    envvar="FEATUREROLLOUT_SHARDS",
+    type=click.IntRange(1, SHARDS_MAX),
+    default=1,
+    help="With --cluster: the operator's setting; each shard has a Lease of its own.",
+)
 @click.option("--kubeconfig", envvar="KUBECONFIG", help="The kubeconfig file.")
 @click.option("--context", help="A context of the kubeconfig; by default its current one.")
 @click.option("-n", "--namespace", help="The namespace of the FlagStores; by default that of the context.")
@@ -56,6 +65,7 @@ def command(
     operator: str | None,
     cluster_name: str | None,
     lease_name: str,
+    shards: int,
     kubeconfig: str | None,
     context: str | None,
     namespace: str | None,
@@ -83,7 +93,8 @@ def command(
     if any(servers.values()):
         findings += asyncio.run(doctor.examine(doctor.Roles(**servers), table))
     if cluster:
-        findings += _cluster(kubeconfig, context, namespace, operator, named=bool(cluster_name), lease=lease_name)
+        leases = [lease_of(lease_name, shard) for shard in range(shards)] if lease_name else []
+        findings += _cluster(kubeconfig, context, namespace, operator, named=bool(cluster_name), leases=leases)
     unusable = {finding.check for finding in findings if finding.check.endswith(": connection string")}
     # One whose string cannot be used was given: it is not skipped.
     findings = [f for f in findings if f"{f.check}: connection string" not in unusable]
@@ -98,7 +109,7 @@ def _cluster(
     operator: str | None,
     *,
     named: bool,
-    lease: str,
+    leases: Sequence[str],
 ) -> list[Finding]:
     from feature_rollout.cli import doctor_cluster
     from feature_rollout.cli.cluster import namespace_of
@@ -109,7 +120,7 @@ def _cluster(
     async def run() -> list[Finding]:
         async with Api(Connection(kubeconfig, context)) as api:
             where = namespace_of(namespace, kubeconfig, context)
-            return await doctor_cluster.examine(api, where, operator, named=named, lease=lease)
+            return await doctor_cluster.examine(api, where, operator, named=named, leases=leases)
 
     try:
         return asyncio.run(run())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -34,12 +34,12 @@ class _Right(NamedTuple):
 
 
 async def examine(
-    api: Api, namespace: str, operator: str | None, *, named: bool = False, lease: str = ""
+    api: Api, namespace: str, operator: str | None, *, named: bool = False, leases: Sequence[str] = ()
 ) -> list[Finding]:
     """All findings of one namespace. `operator` is the user whose rights are asked for, by default one's own.
 
-    `named`: the operator is told its cluster's name, and need not read a namespace for it. `lease`: the Lease that its
-    replicas share, in the namespace of its account; none if empty.
+    `named`: the operator is told its cluster's name, and need not read a namespace for it. `leases`: those that its
+    replicas share, in the namespace of its account.
 
     Raises ApiError when the API server gives no answer.
     """
@@ -55,7 +55,7 @@ async def examine(
         without = ["secrets", "configmaps"] if manifests else ["secrets", "configmaps", "jobs"]
         if named:
             without.append("namespaces")
-        wanted = _wanted(namespace, _account_namespace(operator) or namespace, lease, without)
+        wanted = _wanted(namespace, _account_namespace(operator) or namespace, leases, without)
         wanted += [_Right(namespace, "", resource, name, "get") for resource, name, _ in references]
         findings += [await _rights(api, namespace, operator, wanted)]
     return [*findings, await _policies(api)]
@@ -137,17 +137,17 @@ async def _exists(api: Api, namespace: str, resource: str, name: str, key: str) 
     return Finding(check, Result.OK, "is there")
 
 
-def _wanted(namespace: str, operator_namespace: str, lease: str, without: list[str]) -> list[_Right]:
+def _wanted(namespace: str, operator_namespace: str, leases: Sequence[str], without: list[str]) -> list[_Right]:
     """What the operator's rules grant; `without` are resources to leave out."""
-    left_out = {*without, *(() if lease else ("leases",))}
+    left_out = {*without, *(() if leases else ("leases",))}
     wanted = []
     for manifest in yaml.safe_load_all(stage.rbac(namespace, operator_namespace, "")):
         where = manifest["metadata"].get("namespace", "")
         for rule in manifest.get("rules") or ():
             if rule["resources"][0] not in left_out:
                 names = rule.get("resourceNames") or [""]
-                if lease and rule["resources"] == ["leases"]:
-                    names = [lease if name else "" for name in names]
+                if rule["resources"] == ["leases"] and "resourceNames" in rule:
+                    names = [*leases]
                 wanted += [
                     _Right(where, group, resource, name, verb)
                     for group in rule["apiGroups"]
