@@ -67,12 +67,18 @@ class Story:
 
     def begin(self, stages: Sequence[Object] = STAGES, **spec: Any) -> None:
         """Apply the rollout; the operator is started by `start`, or dies in `killed_around`."""
-        self._plan(stages)
-        self.world.apply(store(), rollout(stages=list(stages), **spec))
+        self.world.apply(store(), rollout(stages=self.planned(stages), **spec))
 
     def edit(self, stages: Sequence[Object]) -> None:
-        self._plan(stages)
-        self.world.edit_spec(stages=list(stages))
+        self.world.edit_spec(stages=self.planned(stages))
+
+    def planned(self, stages: Sequence[Object]) -> list[Object]:
+        """The stages of a rollout, whose exposure is allowed from now on; no two rollouts' have one name."""
+        for one in stages:
+            [entry] = one["flags"]
+            row = (True, entry["percentage"], frozenset(entry.get("groups", ())))
+            self._stages[one["name"]] = dict.fromkeys(entry["names"], row)
+        return list(stages)
 
     def start(self) -> None:
         self.operator.start()
@@ -167,12 +173,6 @@ class Story:
         over_at = self._fault_over_at
         begun_at = over_at if over_at is not None and known_at < over_at <= done_at else known_at
         return max(0.0, (done_at - begun_at).total_seconds())
-
-    def _plan(self, stages: Sequence[Object]) -> None:
-        for one in stages:
-            [entry] = one["flags"]
-            row = (True, entry["percentage"], frozenset(entry.get("groups", ())))
-            self._stages[one["name"]] = dict.fromkeys(entry["names"], row)
 
     def _digest(self) -> object:
         return self.world.database.query(MEASURED, self._newest)
