@@ -124,7 +124,7 @@ def main() -> int:
     # Before what `make setup` has installed.
     sys.path.insert(0, str(FOLDER / "src"))
     results = Results.read(FOLDER / "results.json")
-    fingerprint = _digest(sorted([*Path("src").rglob("*.py"), *Path("tests").rglob("*.py"), Path("pyproject.toml")]))
+    fingerprint = _digest(sorted([*_copied(Path("src")), *_copied(Path("tests")), Path("pyproject.toml")]))
     if results.fingerprint != fingerprint:
         results.forget({SURVIVED} if arguments.survivors else {KILLED, TIMED_OUT, SURVIVED})
     results.fingerprint = fingerprint
@@ -148,13 +148,18 @@ def prepare_folder() -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    wanted = {path.relative_to(source) for path in source.rglob("*.py")}
-    for path in list(target.rglob("*.py")):
+    wanted = {path.relative_to(source) for path in _copied(source)}
+    for path in _copied(target):
         if path.relative_to(target) not in wanted:
             path.unlink()
     for name in wanted:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes((source / name).read_bytes())
+
+
+def _copied(folder: Path) -> list[Path]:
+    """Modules, and the sentences that tests read."""
+    return [path for suffix in ("py", "txt") for path in folder.rglob(f"*.{suffix}")]
 
 
 def mutate(results: Results) -> None:
