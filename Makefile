@@ -6,6 +6,7 @@ CHART := charts/feature-rollout-operator
 STAMP := $(VENV)/.installed
 WORKERS ?= 8
 REPEATS ?= 20
+TIMES ?= 100
 IMAGE ?= feature-rollout-operator:dev
 BASE_DIGEST ?=
 SEED ?= 0
@@ -62,8 +63,8 @@ generate: setup ## Write the generated files again (crds/, the chart's values an
 unit: setup ## The tests that need no server
 	$(BIN)/pytest tests/unit -n $(WORKERS)
 
-properties: setup ## The core's properties on a hundred times as many examples as usual, others each time: minutes
-	FEATUREROLLOUT_DEEP=1 $(BIN)/pytest tests/unit/core tests/unit/test_accepted_plans.py -n $(WORKERS) --dist worksteal --timeout=3600
+properties: setup ## The core's properties on TIMES=100 as many examples as usual, others each time: half an hour
+	FEATUREROLLOUT_DEEP=$(TIMES) $(BIN)/pytest tests/unit/core tests/unit/test_accepted_plans.py -n $(WORKERS) --dist worksteal --timeout=3600
 
 mutation: setup ## How many small mistakes in the core its tests notice, by file (MODULES="exposure state", or all); at least 85 %
 	@$(BIN)/python tests/mutation/score.py $(MODULES)
@@ -78,8 +79,9 @@ chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table 
 simulate: setup ## The loop in simulated worlds, N of them from SEED on; the trace of one, or of the first that fails
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --count $(N)
 
-test-deep: setup ## 20,000 simulated worlds; a table of the faults and the phases that they were met in
+test-deep: setup ## 20,000 simulated worlds, a table of the faults and the phases that they were met in; the mutation score
 	@PYTHONPATH=tests $(BIN)/python -m simulation --count 20000 --jobs $(WORKERS) --deep
+	@$(BIN)/python tests/mutation/score.py
 
 planted: setup ## Which planted bugs the simulation finds, and at which seed, as a table
 	@PYTHONPATH=tests $(BIN)/python -m simulation.planted

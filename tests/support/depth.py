@@ -11,8 +11,9 @@ from hypothesis import Phase, settings
 REPEATS = int(os.environ.get("FEATUREROLLOUT_CHAOS", "1"))
 DEEP = REPEATS > 1
 
-# Whether properties are tried on a hundred times as many examples, which are others each time.
-DEEP_PROPERTIES = os.environ.get("FEATUREROLLOUT_DEEP", "") not in ("", "0")
+# On how many times as many examples properties are tried, which are then others each time; 0 for the usual ones.
+TIMES_EXAMPLES = int(os.environ.get("FEATUREROLLOUT_DEEP") or 0)
+DEEP_PROPERTIES = TIMES_EXAMPLES > 0
 
 # `make mutation` only asks whether a property fails, and not by which smallest example.
 SHRINKING = not os.environ.get("FEATUREROLLOUT_NO_SHRINKING")
@@ -21,7 +22,7 @@ SHRINKING = not os.environ.get("FEATUREROLLOUT_NO_SHRINKING")
 def properties(examples: int) -> settings:
     """So many examples of a property, the same in every run; in a deep run more, and others."""
     return settings(
-        max_examples=100 * examples if DEEP_PROPERTIES else examples,
+        max_examples=max(TIMES_EXAMPLES, 1) * examples,
         derandomize=not DEEP_PROPERTIES,
         deadline=None,
         database=None,
