@@ -37,6 +37,7 @@ IN_SECRETS = {
     "FEATUREROLLOUT_WEBHOOK_SECRET": SECRET,
     "FEATUREROLLOUT_SLACK_TOKEN": "xoxb-1",
     "FEATUREROLLOUT_PAGERDUTY_ROUTING_KEY": "r0uting",
+    "FEATUREROLLOUT_APPRISE_URLS": "json://hooks.example/a\njson://hooks.example/b",
 }
 Object = dict[str, Any]
 
@@ -151,8 +152,10 @@ def test_the_notifications_of_the_pages_are_settings(helm: Helm, page: Path) -> 
     rendered = helm.template(values)
     (deployment,) = of_kind(rendered, "Deployment").values()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    given = {entry["name"] for entry in container["env"]}
-    assert given <= {f"FEATUREROLLOUT_{name.upper()}" for name in Settings.model_fields}
+    for entry in container["env"]:
+        # What is secret is read from a Secret, and nothing else is.
+        setting = Settings.model_fields[entry["name"].removeprefix("FEATUREROLLOUT_").lower()]
+        assert ("valueFrom" in entry) is ("Secret" in str(setting.annotation)), entry
     # Nobody but the container gets at what is secret.
     named = {entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"] if "valueFrom" in entry}
     assert named
