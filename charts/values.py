@@ -69,12 +69,17 @@ class PagerDuty(Model):
     address: str | None = Field(None, pattern=r"^https://[^/]+", description="another than the one of the US")
 
 
+class Apprise(Model):
+    urls: Secret = Field(description="at most 8, with spaces or line ends between them")
+
+
 class Notifications(Model):
     webhook: Webhook | None = Field(
         None, description="Where transitions are POSTed to; what is secret is a secretKeyRef with name and key."
     )
     slack: Slack | None = Field(None, description="Who writes to Slack.")
     pagerDuty: PagerDuty | None = Field(None, description="Who opens incidents.")
+    apprise: Apprise | None = Field(None, description="Other services, by Apprise.")
 
 
 class ServiceAccount(Model):

@@ -35,6 +35,7 @@ BAD = [
         {"notifications": {"pagerDuty": {"routingKey": IN_SECRET, "address": "http://a.example"}}},
         "/notifications/pagerDuty/address",
     ),
+    ({"notifications": {"apprise": {"urls": ["json://host"]}}}, "/notifications/apprise/urls"),
     ({"networkPolicy": {"egress": {}}}, "/networkPolicy/egress"),
 ]
 

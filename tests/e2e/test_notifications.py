@@ -1,4 +1,4 @@
-"""A rollout and its revert as others hear of it: a webhook, Slack and PagerDuty, each a real server."""
+"""A rollout and its revert as others hear of it: a webhook, Slack, PagerDuty and Apprise, each a real server."""
 
 import ssl
 import sys
@@ -33,6 +33,7 @@ class Others:
     webhook: Receiver
     slack: FakeSlack
     pagerduty: Receiver
+    apprise: Receiver
     env: dict[str, str]
 
     def of(self, recipient: str) -> dict[str, str]:
@@ -48,7 +49,7 @@ def others(tmp_path: Path) -> Iterator[Others]:
         file.write_text(content)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
-    with Receiver() as webhook, Receiver(tls) as slack, Receiver(tls) as pagerduty:
+    with Receiver() as webhook, Receiver(tls) as slack, Receiver(tls) as pagerduty, Receiver() as apprise:
         pagerduty.always = 202
         env = {
             "webhook_url": f"{webhook.url}/hooks/t0psecret",
@@ -58,8 +59,9 @@ def others(tmp_path: Path) -> Iterator[Others]:
             "slack_address": f"https://localhost:{slack.port}/api",
             "pagerduty_routing_key": ROUTING_KEY,
             "pagerduty_address": f"https://localhost:{pagerduty.port}/v2/enqueue",
+            "apprise_urls": f"json://127.0.0.1:{apprise.port}/t0psecret/a\njson://127.0.0.1:{apprise.port}/t0psecret/b",
         }
-        yield Others(webhook, FakeSlack(slack, "#rollouts", "#checkout"), pagerduty, env)
+        yield Others(webhook, FakeSlack(slack, "#rollouts", "#checkout"), pagerduty, apprise, env)
 
 
 @pytest.fixture
@@ -124,6 +126,9 @@ def test_a_revert_is_told_to_all(world: World, ready: Operator, others: Others) 
     (incident,) = others.pagerduty.calls
     assert incident.json["event_action"] == "trigger"
     assert incident.json["links"] == [{"href": "https://example.com/runbook", "text": "Runbook"}]
+    wait_for(lambda: len(others.apprise.taken) == 2 * len(KINDS), 30.0, "what Apprise tells two services")
+    told = [call.json["type"] for call in others.apprise.taken if call.path.endswith("/b")]
+    assert told == ["info", "info", "failure"]
 
     world.traffic.failed = 0.0
     world.act("Retry")

@@ -70,10 +70,14 @@ class Receiver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.set()
+        self.release()
         self._server.shutdown()
         self._thread.join(10)
         self._server.server_close()
+
+    def release(self) -> None:
+        """Close the connections of those that it lets hang."""
+        self._closing.set()
 
     @property
     def taken(self) -> list[Call]:

@@ -124,7 +124,7 @@ def set_up(log_format: Literal["text", "json"], level: str, stream: IO[str] | No
     root.addHandler(handler)
     root.setLevel(level)
     # What libraries do is of interest only when it fails.
-    for name in ("kopf", "aiohttp", "asyncio", "kubernetes", "psycopg", "urllib3"):
+    for name in ("kopf", "aiohttp", "asyncio", "kubernetes", "oauthlib", "psycopg", "requests_oauthlib", "urllib3"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
     return handler

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from feature_rollout.api.featurerollout import Contacts
 from feature_rollout.kube.resources import ROLLOUTS
+from feature_rollout.notify.apprise import Apprise
 from feature_rollout.notify.drain import Line, drain, keep
 from feature_rollout.notify.http import Http
 from feature_rollout.notify.pagerduty import PagerDuty
@@ -101,6 +102,10 @@ class Notifier:
         if settings.pagerduty_routing_key is not None:
             routing_key = settings.pagerduty_routing_key.get_secret_value()
             yield PagerDuty(self._http, routing_key, self._contacts, settings.pagerduty_address)
+        if settings.apprise_urls is not None:
+            # One recipient each: a service that is away is waited for by itself.
+            for number, url in enumerate(settings.apprise_urls.get_secret_value().split(), 1):
+                yield Apprise(f"apprise-{number}", url)
 
     def _contacts(self, namespace: str, name: str) -> Contacts | None:
         """What the rollout says of them now; None for one that is gone or says nonsense."""

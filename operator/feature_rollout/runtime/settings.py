@@ -14,11 +14,13 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feature_rollout.core.shards import SHARDS_MAX
-from feature_rollout.notify import pagerduty, slack
+from feature_rollout.notify import apprise, pagerduty, slack
 
 # This machine's own addresses, and those of the cloud's metadata, which hand out the node's identity.
 _DENIED = ("127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
 SECRET_BYTES_MIN = 24
+# Each is asked about in every database, once a second.
+APPRISE_URLS_MAX = 8
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -97,6 +99,11 @@ class Settings(BaseSettings):
     pagerduty_address: str = Field(
         default=pagerduty.ADDRESS, description="The PagerDuty Events API v2; https. The EU has one of its own."
     )
+    apprise_urls: SecretStr | None = Field(
+        default=None,
+        description="Other services to notify: at most 8 URLs as Apprise has them, with spaces or line ends between "
+        f"them. It is an extra: `{apprise.INSTALL}`.",
+    )
 
     @field_validator("lease_name", "lease_namespace")
     @classmethod
@@ -166,7 +173,9 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("webhook_url", "webhook_secret", "slack_token", "pagerduty_routing_key", mode="before")
+    @field_validator(
+        "webhook_url", "webhook_secret", "slack_token", "pagerduty_routing_key", "apprise_urls", mode="before"
+    )
     @classmethod
     def _blank_is_none(cls, value: object) -> object:
         return None if isinstance(value, str) and not value.strip() else value
@@ -208,6 +217,19 @@ class Settings(BaseSettings):
         # What goes there has a credential in it.
         if not _is_url(value, "https"):
             raise ValueError(f"{value!r} is not an https address")
+        return value
+
+    @field_validator("apprise_urls")
+    @classmethod
+    def _are_usable(cls, value: SecretStr | None) -> SecretStr | None:
+        urls = value.get_secret_value().split() if value is not None else []
+        if len(urls) > APPRISE_URLS_MAX:
+            raise ValueError(f"there are {len(urls)} URLs, and at most {APPRISE_URLS_MAX} may be")
+        for number, url in enumerate(urls, 1):
+            try:
+                apprise.check(url)
+            except ValueError as error:
+                raise ValueError(f"URL {number} of {len(urls)}: {error}") from None
         return value
 
 

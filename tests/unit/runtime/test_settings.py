@@ -3,6 +3,7 @@ from ipaddress import ip_network
 import pytest
 from pydantic import ValidationError
 
+from feature_rollout.notify import apprise
 from feature_rollout.runtime.settings import Settings, signing_key
 
 
@@ -121,6 +122,8 @@ def test_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SLACK_CHANNEL", "@ceo", "not a channel"),
         ("SLACK_ADDRESS", "http://slack.com/api", "not an https address"),
         ("PAGERDUTY_ADDRESS", "http://events.pagerduty.com", "not an https address"),
+        ("APPRISE_URLS", "json://localhost/a t0psecret://user:t0psecret@host", "URL 2 of 2: it is no URL that Apprise"),
+        ("APPRISE_URLS", "json://localhost/t0psecret " * 9, "there are 9 URLs, and at most 8"),
     ],
 )
 def test_a_notification_that_makes_no_sense_is_refused(
@@ -133,3 +136,12 @@ def test_a_notification_that_makes_no_sense_is_refused(
         Settings()
     assert [error["loc"] for error in caught.value.errors()] == [(name.lower(),)]
     assert "t0psecret" not in str(caught.value)
+
+
+def test_what_to_do_without_apprise_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apprise.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv("FEATUREROLLOUT_APPRISE_URLS", "json://localhost/t0psecret")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    (error,) = caught.value.errors(include_input=False)
+    assert "Apprise is not installed: pip install 'feature-rollout-operator[apprise]'" in error["msg"]
