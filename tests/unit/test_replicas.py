@@ -133,6 +133,10 @@ async def test_one_leads_to_the_end_and_the_other_touches_nothing() -> None:
     assert (world.b.objects.statuses, world.b.objects.events, standby.source.asked) == ([], [], [])
     assert world.status["phase"] == "Completed"
     assert (world.opened, world.a.reasons[-1]) == (1, "Completed")
+    assert [view.name for view in world.a.reconciler.views()] == [NAME]
+    world.a.role = Role.STANDBY
+    await world.a.step()
+    assert [*world.a.reconciler.views(), *world.b.reconciler.views()] == [], "who stands by says nothing of rollouts"
 
 
 async def test_another_goes_on_after_a_crash_and_counts_no_look_twice() -> None:

@@ -115,6 +115,10 @@ class View:
         return self.ledger.key.rpartition("/")[2]
 
     @property
+    def namespace(self) -> str:
+        return self.ledger.key.rsplit("/", 2)[-2]
+
+    @property
     def stage(self) -> Stage | None:
         """The stage that was entered last; None before the first, and when the plan has lost it."""
         index = self.ledger.stage

@@ -111,11 +111,18 @@ def _is_dry(metric: Metric, latest: Look, progress: Progress) -> bool:
     return data_until is None or latest.window.end - data_until > stale_after(metric)
 
 
+def limit_in_force(clause: Clause, metric: Metric, progress: Progress) -> float | None:
+    """The limit at the newest look; of a clause that is relative None while there is nothing to compare with."""
+    if clause.baseline is None:
+        return clause.limit.value
+    latest = progress.of(metric.name).latest
+    return limit_of(clause, metric, progress.reference_of(metric), latest) if latest is not None else None
+
+
 def _limit(clause: Clause, metric: Metric, progress: Progress) -> str:
     if clause.baseline is None:
         return str(clause.limit)
-    latest = progress.of(metric.name).latest
-    limit = limit_of(clause, metric, progress.reference_of(metric), latest) if latest is not None else None
+    limit = limit_in_force(clause, metric, progress)
     return metric.format(limit) if limit is not None else ""
 
 
@@ -139,6 +146,17 @@ def _blindness(metric: Metric, progress: Progress, now: datetime) -> str:
     if stale is not None and now > stale:
         return f"{metric.name} was not looked at for longer than {format_duration(stale_after(metric))}"
     return ""
+
+
+def dark_since(clause: Clause, metric: Metric, progress: Progress, now: datetime) -> datetime | None:
+    """Since when the clause cannot be judged; None while it can, and before there is anything to judge."""
+    measured = progress.of(metric.name)
+    if measured.failing_since is not None:
+        return measured.failing_since
+    if clause.blocker or metric.blocker or _incomparable(clause, metric, progress):
+        return progress.looks_from
+    stale = stale_at(metric, progress)
+    return stale - stale_after(metric) if stale is not None and now > stale else None
 
 
 def stale_at(metric: Metric, progress: Progress) -> datetime | None:

@@ -125,6 +125,12 @@ class Reconciler:
         """Whether a rollout's guards may still need this store, also when its FlagStore is gone."""
         return any(session.store is store for session in self._sessions.values())
 
+    def views(self) -> list[View]:
+        """Each rollout as it was looked at last, where this replica leads; may be called from any thread."""
+        if not self._leads():
+            return []
+        return [session.view for session in tuple(self._sessions.values()) if session.view is not None]
+
     def status_lost(self, uid: str) -> None:
         """The status that was told last could not be written: tell it again."""
         session = self._sessions.get(uid)
@@ -174,6 +180,7 @@ class Reconciler:
         if leading:
             target = await self._finalized(target, session)
         view = await self._gatherer.view(target, session, session.plan, store, leading=leading)
+        session.view = view
         session.untold = session.untold or session.confirmed(view.ledger)
         self._teller.answer(target, session, view)
         if session.untold is None:

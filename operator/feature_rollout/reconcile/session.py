@@ -135,6 +135,8 @@ class Session:
     # What was measured in the attempt before it.
     earlier: Progress | None = None
     unsaved: bool = False
+    # What was looked at last; never decided on again.
+    view: View | None = None
     looking: dict[str, Looking] = field(default_factory=dict)
     # When the newest look that was taken in was answered, by the clock of the event loop.
     answered_at_s: float | None = None
@@ -204,7 +206,8 @@ class Session:
         """Another replica leads: it measures, does and tells what is left. A latch stays known."""
         self.fenced()
         self.stop_asking()
-        self.earlier, self.unled = None, False
+        self.earlier = self.view = None
+        self.unled = False
         self.status = self.reverting = self.untold = self.unconfirmed = self.troubled_since = self.news = None
         self.status_lost = False
 

@@ -113,6 +113,4 @@ class Engine:
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             await self._reconciler.checkpoint()
-            self._telemetry.count(
-                (self._inventory.get(ROLLOUTS, *key) or {}).get("status") or {} for key in self._inventory.rollouts()
-            )
+            self._telemetry.count(map(self._inventory.status, self._inventory.rollouts()))

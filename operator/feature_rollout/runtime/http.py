@@ -89,7 +89,9 @@ class HttpServer:
         return _answer(self._ready())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        # In a thread: hundreds of rollouts have tens of thousands of lines, and reverts must not wait for them.
+        body = await asyncio.to_thread(generate_latest, self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 def _answer(problems: Sequence[str]) -> web.Response:

@@ -103,6 +103,10 @@ class Inventory:
         """Every object of a kind, which nobody may change in place."""
         return list(self._objects[plural].values())
 
+    def status(self, key: RolloutKey) -> Mapping[str, Any]:
+        """A rollout's status; empty before it has one."""
+        return (self.get(ROLLOUTS, *key) or {}).get("status") or {}
+
     def rollouts(self) -> frozenset[RolloutKey]:
         return frozenset(self._objects[ROLLOUTS])
 

@@ -298,6 +298,8 @@ def _compose(
         poll=timedelta(seconds=settings.drift_poll_seconds),
         role=role,
     )
+    telemetry.of_each.views = reconciler.views
+    telemetry.of_each.phase = lambda *key: str(inventory.status(key).get("phase", "Pending"))
     engine = Engine(
         inventory=inventory,
         scheduler=scheduler,

@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from feature_rollout.core.plan import Severity
+from feature_rollout.runtime.figures import RolloutFigures
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Up to four hours, the longest respondWithin of the examples.
@@ -21,6 +22,7 @@ class Telemetry:
     """All metrics, with a registry of their own, so that two operators in one test do not share them."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    of_each: RolloutFigures = field(default_factory=RolloutFigures)
 
     looks: Counter = field(init=False)
     reconcile_seconds: Histogram = field(init=False)
@@ -153,6 +155,7 @@ class Telemetry:
         }
         for name, metric in metrics.items():
             object.__setattr__(self, name, metric)
+        r.register(self.of_each)
         for severity in Severity:
             # A counter that begins with its first increment shows no increase to Prometheus.
             self.reverts.labels(str(severity))

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from feature_rollout.runtime import http as module
+from feature_rollout.runtime.figures import FAMILIES, PREFIX
 from feature_rollout.runtime.http import Heartbeat, HttpServer
 from feature_rollout.runtime.telemetry import Telemetry
 from support.waiting import wait_for_async
@@ -37,6 +38,7 @@ NAMES = {
     "featurerollout_notifications_waiting",
     "featurerollout_outbox_age_seconds",
 }
+NAMES |= {PREFIX + name for name, *_ in FAMILIES}
 
 
 async def test_it_answers_what_is_wrong() -> None:
