@@ -6,11 +6,13 @@ from typing import Any
 
 import yaml
 
+from support.argocd import ACCOUNT, created, health, offered
 from support.manifests import ROLLOUT, STORE, A, Object, rollout, stage, store
 from support.operatorprocess import Operator
-from support.world import World
+from support.waiting import wait_for
+from support.world import PEOPLE, World
 
-TEN = (True, 10, frozenset())
+TEN, HALF = (True, 10, frozenset()), (True, 50, frozenset())
 MANAGER = "argocd-controller"
 TIMES = 100
 
@@ -91,3 +93,50 @@ def test_what_kubectl_wait_says_of_each_state(world: World, operator: Operator) 
         world.cluster.kubectl(
             "wait", f"--for=condition={condition}", "--timeout=60s", f"fro/{ROLLOUT}", "-n", world.namespace
         )
+
+
+def click(world: World, action: str) -> None:
+    """Somebody clicks an action in Argo CD, which offers it; until it is applied."""
+    live = world.rollout()
+    assert action in offered(live)
+    made = created(action, live)
+    headers = {"Impersonate-User": ACCOUNT, "Impersonate-Group": PEOPLE}
+    status, answer = world.cluster.request("POST", world.path("RolloutAction"), made, headers=headers)
+    assert status == HTTPStatus.CREATED, answer
+    name = made["metadata"]["name"]
+
+    def applied() -> bool:
+        shown = health(world.get("RolloutAction", name))
+        assert shown[0] == "Healthy", shown
+        return True
+
+    wait_for(applied, 30.0, lambda: f"{action} to be applied; rollout: {world.brief()}")
+
+
+def shows(world: World, expected: str) -> None:
+    world.soon(lambda: health(world.rollout())[0] == expected, 10.0)
+
+
+def test_what_argo_cd_shows_and_does(world: World, operator: Operator) -> None:
+    """Its scripts see what the operator writes, and the operator does what they ask for."""
+    consent = {"required": 1, "allowServiceAccounts": True}
+    stages = [stage("ten", 10, "1h"), stage("half", 50, "1h", approval=consent)]
+    server_side_apply(world, store(), rollout(stages=stages))
+    world.wait_row(A, TEN)
+    shows(world, "Healthy")
+    assert health(world.get("FlagStore", STORE))[0] == "Healthy"
+    click(world, "pause")
+    shows(world, "Suspended")
+    click(world, "resume")
+    shows(world, "Healthy")
+    click(world, "promote")
+    world.soon(lambda: "approve" in offered(world.rollout()), 10.0)
+    click(world, "approve")
+    world.wait_row(A, HALF)
+    assert world.audit(A)[-1]["evidence"] == {"approvedBy": [ACCOUNT], "promotedBy": ACCOUNT}
+    click(world, "rollback")
+    world.wait_condition("RolledBack", "True", "RolledBack")
+    shows(world, "Degraded")
+    assert not world.row(A)[0]
+    click(world, "retry")
+    world.wait_row(A, TEN)

@@ -9,7 +9,6 @@
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +18,14 @@ import yaml
 
 from feature_rollout.api.kinds import parse
 from feature_rollout.core.decision import View
-from feature_rollout.core.health import argocd
+from feature_rollout.core.health import argocd as expected_of
 from feature_rollout.core.people import Outcome, Request, RequestType
 from feature_rollout.core.requests import rule
-from support import lua
+from support import argocd, lua
+from support.argocd import created, offered
 
-GITOPS = Path(__file__).parents[3] / "gitops" / "argocd"
-LAYOUT = GITOPS / "resource_customizations" / "featurerollout.dev"
+LAYOUT = argocd.FOLDER / "resource_customizations" / "featurerollout.dev"
 ROLLOUT = LAYOUT / "FeatureRollout"
-CONFIG = yaml.safe_load((GITOPS / "argocd-cm.yaml").read_text())["data"]
 KINDS = ("FeatureRollout", "FlagStore", "MetricProvider", "RolloutAction")
 ACTIONS = {
     "approve": RequestType.APPROVE,
@@ -37,29 +35,6 @@ ACTIONS = {
     "retry": RequestType.RETRY,
     "rollback": RequestType.ROLL_BACK,
 }
-ROBOT = "system:serviceaccount:argocd:argocd-server"
-
-
-def health(kind: str, obj: Any) -> tuple[str, str]:
-    said = lua.run(CONFIG[f"resource.customizations.health.featurerollout.dev_{kind}"], obj)
-    return said["status"], said["message"]
-
-
-def scripts() -> dict[str, str]:
-    """Of the actions as they are installed, by name, and `discovery`."""
-    actions = yaml.safe_load(CONFIG["resource.customizations.actions.featurerollout.dev_FeatureRollout"])
-    found = {one["name"]: one["action.lua"] for one in actions["definitions"]}
-    return {**found, "discovery": actions["discovery.lua"]}
-
-
-def offered(obj: Any) -> set[str]:
-    return {name for name, action in lua.run(scripts()["discovery"], obj).items() if not action["disabled"]}
-
-
-def created(action: str, obj: Any) -> Any:
-    (made,) = lua.run(scripts()[action], obj)
-    assert made["operation"] == "create"
-    return made["resource"]
 
 
 def test_the_health_is_that_of_the_core_in_every_situation() -> None:
@@ -67,23 +42,23 @@ def test_the_health_is_that_of_the_core_in_every_situation() -> None:
     for view, status in situations.situations():
         for generation in (1, 2):
             obj = situated.rollout(view, status, generation=generation)
-            expected = argocd(obj)
-            assert health("FeatureRollout", obj) == (str(expected[0]), expected[1])
-            met.add(str(expected[0]))
+            health, message = expected_of(obj)
+            assert argocd.health(obj) == (str(health), message)
+            met.add(str(health))
     assert met == {"Healthy", "Progressing", "Degraded", "Suspended"}
 
 
 @pytest.mark.parametrize("status", [None, {}, {"observedGeneration": 1}, {"observedGeneration": 1, "conditions": []}])
 def test_a_status_may_be_empty(status: Any) -> None:
-    obj = {"metadata": {"generation": 1}, **({} if status is None else {"status": status})}
-    assert health("FeatureRollout", obj) == ("Progressing", "The operator has not seen this yet.")
+    obj = {"kind": "FeatureRollout", "metadata": {"generation": 1}, **({} if status is None else {"status": status})}
+    assert argocd.health(obj) == ("Progressing", "The operator has not seen this yet.")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cases_of_argo_cd_s_own_tests_of_health(kind: str) -> None:
     cases = yaml.safe_load((LAYOUT / kind / "health_test.yaml").read_text())["tests"]
     script = (LAYOUT / kind / "health.lua").read_text()
-    assert script == CONFIG[f"resource.customizations.health.featurerollout.dev_{kind}"]
+    assert script == argocd.health_script(kind)
     assert len(cases) >= 3
     for case in cases:
         obj = yaml.safe_load((LAYOUT / kind / case["inputPath"]).read_text())
@@ -96,17 +71,17 @@ def test_the_cases_of_argo_cd_s_own_tests_of_actions() -> None:
     assert {case["action"] for case in cases} == set(ACTIONS)
     for case in cases:
         obj = yaml.safe_load((folder / case["inputPath"]).read_text())
-        assert scripts()[case["action"]] == (folder / case["action"] / "action.lua").read_text()
+        assert argocd.action_scripts()[case["action"]] == (folder / case["action"] / "action.lua").read_text()
         made = created(case["action"], obj)
         made["metadata"]["name"], times = re.subn(r"-\d{14}$", "", made["metadata"]["name"])
         assert times == 1
         assert made == yaml.safe_load((folder / case["expectedOutputPath"]).read_text())
         parse(made)
-    assert scripts()["discovery"] == (folder / "discovery.lua").read_text()
+    assert argocd.action_scripts()["discovery"] == (folder / "discovery.lua").read_text()
 
 
 def test_the_helm_values_are_the_config_map() -> None:
-    assert yaml.safe_load((GITOPS / "values.yaml").read_text()) == {"configs": {"cm": CONFIG}}
+    assert yaml.safe_load((argocd.FOLDER / "values.yaml").read_text()) == {"configs": {"cm": argocd.CONFIG}}
 
 
 def ruling(view: View, action: str) -> Outcome:
@@ -115,7 +90,7 @@ def ruling(view: View, action: str) -> Outcome:
     here = view.stage.name if view.stage else None
     stage = {"approve": following, "promote": here}.get(action)
     plan_hash = view.plan.plan_hash if action == "approve" else None
-    request = Request("uid", ACTIONS[action], view.now, stage=stage, plan_hash=plan_hash, requested_by=ROBOT)
+    request = Request("uid", ACTIONS[action], view.now, stage=stage, plan_hash=plan_hash, requested_by=argocd.ACCOUNT)
     return rule(view, request).answer.outcome
 
 
