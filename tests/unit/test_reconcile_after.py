@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -18,7 +19,9 @@ import pytest
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.people import Pause, People
 from feature_rollout.core.plan import After, Plan, Stage
+from feature_rollout.core.progress import aligned
 from feature_rollout.ports import Problem
+from feature_rollout.reconcile import Reconciler
 from feature_rollout.reconcile.others import Other
 from support.fakes import KEY, OFF, T0, FakeStore, World, exposure, ledger, ledger_in, minutes, plan, seconds, stage
 
@@ -106,6 +109,27 @@ async def test_a_stage_that_was_passed_does_not_count_while(sentence: str, chang
     door.at(1)
     await world.run(minutes(1))
     assert world.ledger.stage == 1, sentence
+
+
+async def test_rows_that_are_seldom_read_make_it_no_louder() -> None:
+    world, _ = neighbourly()
+    world.reconciler = Reconciler(world.objects, world.clock, world.telemetry, world._wake, poll=minutes(1))
+    assert await waited(world) == ("Held", "AwaitingRollout")
+    assert world.reasons == ["StageEntered", "AwaitingRollout"]
+
+
+async def test_what_the_other_has_baked_in_an_earlier_stage_does_not_count() -> None:
+    world, door = neighbourly()
+    slow = plan(stage("zero", ("door", 5)), stage("ten", ("door", 10)), metrics=(), rows=())
+    door.other = replace(door.other, plan=slow)
+    before, now = ledger_in(slow, 0), ledger_in(slow, 1, entered_at=T0 + timedelta(hours=1))
+    baked = replace(aligned(None, slow, before, T0), baked=timedelta(hours=1))
+    door.store.ledgers[OTHER_KEY] = replace(now, key=OTHER_KEY, uid="uid-door")
+    door.store.rows = dict(now.written)
+    door.store.checkpoints[OTHER_KEY] = (1, json.dumps(baked.to_json()))
+    world.clock.time = T0 + timedelta(hours=1)
+    await world.run(minutes(30), until=lambda: "it is in that stage" in str(world.status.get("next")))
+    assert world.ledger.stage == 0
 
 
 async def test_a_rollout_that_is_not_there_or_not_begun_is_waited_for() -> None:

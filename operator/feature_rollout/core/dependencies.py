@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from feature_rollout.core import reasons
-from feature_rollout.core.decision import Check, Decision, Phase, Verb, View, hold
+from feature_rollout.core.decision import Check, Decision, Phase, Standing, Verb, View, hold
 from feature_rollout.core.plan import After, Stage
 from feature_rollout.core.readiness import (
     baking,
@@ -63,7 +63,7 @@ def not_passed(view: View) -> Decision | None:
     stage = view.next_stage
     if stage is None or not stage.after:
         return None
-    unread = tuple(one.rollout for one in stage.after if not _was_read(view, one.rollout, COUNTS_FOR))
+    unread = tuple(one.rollout for one in stage.after if not _is_known(view, one))
     if unread:
         words = tuple(f"where rollout {name} is" for name in dict.fromkeys(unread))
         phase, reason = (Phase.PENDING, reasons.PENDING) if view.stage is None else (Phase.BAKING, reasons.BAKING)
@@ -141,15 +141,27 @@ def _preceding(
 
 def _missing(view: View, stage: Stage) -> Iterator[tuple[After, str]]:
     for one in stage.after:
-        standing = view.others[one.rollout]
-        why = standing.unknown if standing.view is None else why_not_passed(standing.view, one.stage)
+        why = _why(view.others[one.rollout], one)
         if why is not None:
             yield one, why
+
+
+def _why(standing: Standing, one: After) -> str | None:
+    """What keeps that stage from counting as passed, by what was read, whenever that was."""
+    return standing.unknown if standing.view is None else why_not_passed(standing.view, one.stage)
 
 
 def _is_unknown(view: View, one: After) -> bool:
     other = view.others[one.rollout].view
     return other is not None and _index(other.plan.stages, one.stage) is None
+
+
+def _is_known(view: View, one: After) -> bool:
+    """Whether what was read last still counts. That a stage is not passed does until it is read again: nothing is
+    raised on that, and who reads seldom need not say each time that it is asked.
+    """
+    standing = view.others.get(one.rollout)
+    return standing is not None and (_was_read(view, one.rollout, COUNTS_FOR) or _why(standing, one) is not None)
 
 
 def _was_read(view: View, name: str, within: timedelta) -> bool:

@@ -15,7 +15,7 @@ from feature_rollout.core import reasons
 from feature_rollout.core.decision import Standing, Trouble, View
 from feature_rollout.core.guards import assess
 from feature_rollout.core.plan import OnDrift, Plan
-from feature_rollout.core.progress import Progress
+from feature_rollout.core.progress import Progress, aligned
 from feature_rollout.ports import Clock, FlagStore, Problem
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ async def _read(other: Other, standing: Standing) -> Standing:
     ledger, stored = snapshot.ledger, snapshot.progress
     if ledger.uid != other.uid:
         return replace(standing, unknown="it has not begun")
-    progress = Progress.from_json(stored[1]) if stored is not None and stored[0] == ledger.attempt else Progress()
+    measured = Progress.from_json(stored[1]) if stored is not None and stored[0] == ledger.attempt else None
+    # What was stored last may be of the stage before: its bake and its gates are not this one's.
+    progress = aligned(measured, other.plan, ledger, standing.at)
     view = View(
         plan=other.plan,
         ledger=ledger,

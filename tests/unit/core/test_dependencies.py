@@ -167,6 +167,7 @@ WAITING = (
         reasons.BAKING,
         "where rollout bell",
     ),
+    Waits("not passed when it was read too long ago", known(other(), age_s=15), *HELD, "it is in stage ten"),
     Waits(
         "read in the future", known(other(index=2), age_s=-1), Verb.WAIT, Phase.BAKING, reasons.BAKING, "where rollout"
     ),
