@@ -185,7 +185,7 @@ def test_two_replicas_and_crashes_between_telling_and_remembering(
     lease = {"lease_name": "feature-rollout-operator", "lease_namespace": world.namespace, **SHORT}
     ready.start(failpoints=[DELIVERY[0]], **lease, **others.of("webhook"))
     wait_for(lambda: ready.count("featurerollout_leader") == 1.0, 30.0, "the first to lead")
-    second.start(**lease, **others.env)
+    second.start(**lease, **others.of("webhook"), **others.of("slack"), **others.of("pagerduty"))
     assert second.count("featurerollout_leader") == 0.0
     second.freeze()
     stages = [stage("ten", 10, "2s"), stage("half", 50, "120s"), stage("everyone", 100)]
@@ -209,3 +209,7 @@ def test_two_replicas_and_crashes_between_telling_and_remembering(
     assert len({first, *later}) == len(KINDS)
     wait_for(lambda: others.pagerduty.calls, 30.0, "the incident")
     assert [call.json["event_action"] for call in others.pagerduty.calls] == ["trigger"]
+    # And who stands by tells as well: nobody else knows of Apprise.
+    ready.start(**lease, **others.of("apprise"))
+    wait_for(lambda: len(others.apprise.taken) == 2 * len(KINDS), 60.0, "what a standby tells")
+    assert (ready.count("featurerollout_leader"), second.count("featurerollout_leader")) == (0.0, 1.0)
