@@ -35,6 +35,7 @@ def berlin(text: str, fold: int = 0) -> datetime:
 
 OFFICE = Calendar(BERLIN, (daily("09:00", "16:00", WORKDAYS),))
 NIGHTS = Calendar(BERLIN, (daily("22:00", "02:00", frozenset({4})),))
+SUNDAYS = Calendar(BERLIN, (daily("22:00", "02:00", frozenset({6})),))
 YEAR_END = Freeze(date(2026, 12, 20), date(2027, 1, 3), "year end")
 
 
@@ -52,6 +53,7 @@ YEAR_END = Freeze(date(2026, 12, 20), date(2027, 1, 3), "year end")
         pytest.param(NIGHTS, "2026-01-10T02:00", False, id="and its end"),
         pytest.param(NIGHTS, "2026-01-10T23:00", False, id="Saturday night"),
         pytest.param(NIGHTS, "2026-01-09T01:00", False, id="Thursday's night is not Friday's"),
+        pytest.param(SUNDAYS, "2026-01-12T01:00", True, id="Sunday's night is in the next week"),
         pytest.param(Calendar(BERLIN, (daily("00:00", "24:00"),)), "2026-01-10T23:59:59", True, id="a whole day"),
         pytest.param(Calendar(BERLIN, (daily("09:00", "09:00"),)), "2026-01-10T08:00", True, id="around the clock"),
         pytest.param(Calendar(BERLIN, (), (YEAR_END,)), "2026-12-19T23:59:59", True, id="before a freeze"),

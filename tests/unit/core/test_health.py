@@ -86,7 +86,12 @@ def test_the_message(rollout: Any, message: str) -> None:
 def test_an_object_without_a_generation_has_been_seen_by_nobody() -> None:
     """As the default of a status has it: -1 is no generation of any object."""
     assert kstatus({}) is KStatus.IN_PROGRESS
-    assert argocd({"status": {"observedGeneration": -1}})[0] is ArgoHealth.PROGRESSING
+    ready = seen(**READY)
+    del ready["status"]["observedGeneration"]
+    for generation in (1, 2, None):
+        unread = {**ready, "metadata": {"generation": generation} if generation else {}}
+        assert kstatus(unread) is KStatus.IN_PROGRESS
+        assert argocd(unread) == (ArgoHealth.PROGRESSING, "The operator has not seen this yet.")
 
 
 def test_every_phase_and_condition_is_explained() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from feature_rollout.core.decision import View
 from feature_rollout.core.intake import aligned, taken_in
+from feature_rollout.core.measured import MetricProgress
 from feature_rollout.core.people import Lift, Pause, People
 from feature_rollout.core.plan import OnNoTraffic, Plan, Severity
 from feature_rollout.core.progress import Progress
@@ -60,6 +61,32 @@ def test_looks_are_taken_in_the_order_of_their_windows() -> None:
         progress = taken_in(view(TWO), known, order)
         assert [progress.of(name).looked_until for name in ("errors", "hits")] == [T0 + minutes(1)] * 2
         assert progress.baked == minutes(1)
+
+
+def test_after_the_clock_was_put_back_nothing_that_was_measured_is_lost() -> None:
+    looks = [look("errors", T0 + i * INTERVAL, **GOOD) for i in range(6)]
+    known = taken_in(view(now=T0 + minutes(3)), aligned(None, PLAN, ledger_in(PLAN, 0), T0), looks)
+    back = taken_in(view(), known)
+    assert (known.baked, back.baked, back.baked_until) == (minutes(3), minutes(3), T0 + minutes(1))
+    assert back.of("errors") == known.of("errors"), "its windows had data, and are not looked at again"
+    assert taken_in(view(now=T0 + minutes(3)), back, looks).baked == minutes(3)
+
+
+def test_a_stage_without_flags_is_no_raise_whatever_the_next_one_writes() -> None:
+    of = plan(stage("ten", ("bell", 10)), stage("soak"), stage("all", ("bell", 100)))
+    known = aligned(None, of, ledger_in(of, 0), T0)
+    soaks = aligned(known, of, ledger_in(of, 1, entered_at=T0 + minutes(1)), T0 + minutes(1))
+    assert soaks.stage_from == T0 + minutes(1)
+    assert soaks.evidence == known.evidence
+    raised = aligned(known, of, ledger_in(of, 2, entered_at=T0 + minutes(1)), T0 + minutes(1))
+    assert raised.evidence["errors>1%"].raises == known.evidence["errors>1%"].raises + 1
+
+
+def test_what_an_edited_query_has_measured_is_its_own() -> None:
+    known = taken_in(view(), aligned(None, PLAN, ledger_in(PLAN, 0), T0), [look("errors", T0, **GOOD)])
+    edited = replace(PLAN, metrics={"errors": ratio(key="another query")})
+    keyed = replace(known, metrics={"errors": replace(known.of("errors"), key="a query")})
+    assert aligned(keyed, edited, ledger_in(PLAN, 0), T0).of("errors") == MetricProgress(key="another query")
 
 
 def test_a_lift_is_taken_in_before_the_looks_that_follow_it() -> None:

@@ -70,6 +70,7 @@ def test_what_a_look_says(look: Look, number: float | None, control: float | Non
         (Look("m", WINDOW, value=float("nan")), "the source gave a number that is not finite"),
         (Look("m", WINDOW, value=1.0, control_value=float("inf")), "the source gave a number that is not finite"),
         (Look("m", WINDOW, float("inf"), 4.0), "the source gave a number that is not finite"),
+        (Look("m", WINDOW, float("-inf"), 4.0), "the source gave a number that is not finite"),
         (Look("m", WINDOW, -1.0, 4.0), "the source gave a negative count"),
         (Look("m", WINDOW, 1.0, -4.0), "the source gave a negative count"),
         (

@@ -95,6 +95,9 @@ ENOUGH = {"events": 300.0, "units": 9000.0}
         ),
         pytest.param(ENOUGH, EMPTY, False, TOO_FEW, id="all of them in the newest hours"),
         pytest.param(ENOUGH, {"control_events": 0.0, "control_units": 1.0}, False, None, id="early units in one arm"),
+        pytest.param(
+            ENOUGH, {"units": 5.0, "control_events": 0.0, "control_units": 5.0}, False, None, id="early units in both"
+        ),
         pytest.param(EMPTY, EMPTY, False, TOO_FEW, id="nothing at all"),
         pytest.param({"events": 1.0, "units": 2.0}, EMPTY, True, None, id="few, but a clause needs them"),
         pytest.param(EMPTY, EMPTY, True, NOTHING, id="nothing at all, and a clause needs it"),

@@ -711,10 +711,29 @@ def test_a_word_for_an_adoption() -> None:
     word = asked(RequestType.ADOPT)
     found = adoption((asked(RequestType.PAUSE), word), PLAN.plan_hash, T0)
     assert found is not None
-    assert (found.request, found.answer.outcome) == (word, APPLIED)
+    assert (found.request, found.answer.outcome, found.answer.reason) == (word, APPLIED, "Adopted")
     assert adoption((word,), PLAN.plan_hash, T0 + timedelta(days=1)) is None
     assert adoption((replace(word, plan_hash="v1:other"),), PLAN.plan_hash, T0) is None
     assert adoption((), PLAN.plan_hash, T0) is None
+
+
+def test_consent_is_for_one_object_and_one_plan() -> None:
+    given = consent(ALICE)
+    people = People(approvals={"half": (given,)}, confirmations={READY.key: given})
+    for uid, plan_hash, counts in (
+        (given.uid, given.plan_hash, True),
+        ("another uid", given.plan_hash, False),
+        (given.uid, "v1:another plan", False),
+    ):
+        assert people.approvers("half", uid, plan_hash) == ((given,) if counts else ())
+        assert people.confirmed(READY.key, uid, plan_hash) == (given if counts else None)
+    assert people.approvers("all", given.uid, given.plan_hash) == ()
+    assert people.confirmed("another check", given.uid, given.plan_hash) is None
+
+
+@pytest.mark.parametrize(("passed_", "again_s"), [(True, 30), (False, 10), (None, 10)])
+def test_what_has_passed_is_asked_again_later_than_what_has_not(passed_: bool | None, again_s: int) -> None:
+    assert CheckAnswer("db", passed_, "", T0).again_at() == T0 + timedelta(seconds=again_s)
 
 
 def test_people_are_the_same_after_json() -> None:
