@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from feature_rollout.core.exposure import Exposure
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.people import Pause, People
 from feature_rollout.core.plan import After, Plan, Stage
-from feature_rollout.core.progress import aligned
 from feature_rollout.ports import Problem
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.reconcile.others import Other

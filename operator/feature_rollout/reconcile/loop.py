@@ -127,9 +127,8 @@ class Reconciler:
 
     def views(self) -> list[View]:
         """Each rollout as it was looked at last, where this replica leads; may be called from any thread."""
-        if not self._leads():
-            return []
-        return [session.view for session in tuple(self._sessions.values()) if session.view is not None]
+        sessions = tuple(self._sessions.items())
+        return [session.view for uid, session in sessions if session.view is not None and self._leads(uid)]
 
     def status_lost(self, uid: str) -> None:
         """The status that was told last could not be written: tell it again."""

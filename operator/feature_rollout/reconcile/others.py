@@ -14,8 +14,9 @@ from typing import Protocol
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Standing, Trouble, View
 from feature_rollout.core.guards import assess
+from feature_rollout.core.intake import aligned
 from feature_rollout.core.plan import OnDrift, Plan
-from feature_rollout.core.progress import Progress, aligned
+from feature_rollout.core.progress import Progress
 from feature_rollout.ports import Clock, FlagStore, Problem
 
 log = logging.getLogger(__name__)
