@@ -53,7 +53,7 @@ fmt: setup ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## Write the generated files again (crds/, the chart's values and CRDs, docs/reference.md, gitops/argocd)
+generate: setup ## Write the generated files again (crds/, the chart's values and CRDs, docs/reference.md, parts of gitops/)
 	$(BIN)/featurerollout crds --output crds
 	$(BIN)/featurerollout crds --output $(CHART)/files/crds
 	$(BIN)/python charts/generate.py

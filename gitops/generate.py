@@ -1,10 +1,11 @@
-"""Writes gitops/argocd/ from gitops/lua/ and from the program's own situations; `--check` compares only.
+"""Writes what other tools are told of us; `--check` compares only.
 
-| below gitops/argocd | what |
-|---|---|
-| `resource_customizations/` | the scripts in Argo CD's own layout, with the cases by which it tests them |
-| `argocd-cm.yaml` | the same scripts as a patch of Argo CD's ConfigMap |
-| `values.yaml` | the same as values of the Helm chart argo-cd |
+| below gitops | what | from |
+|---|---|---|
+| `argocd/resource_customizations/` | scripts in Argo CD's own layout, with its tests' cases | `lua/`, situations |
+| `argocd/argocd-cm.yaml` | the same scripts as a patch of Argo CD's ConfigMap | `lua/` |
+| `argocd/values.yaml` | the same as values of the Helm chart argo-cd | `lua/` |
+| `kustomize/references.yaml` | where an object has the name of another | the CRDs |
 """
 
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 
 import situated
 import yaml
+from references import name_references
 from situated import Object
 
 from feature_rollout.core.health import argocd
@@ -55,7 +57,8 @@ TESTED: dict[str, tuple[str, Object]] = {
 
 
 def files() -> dict[Path, str]:
-    return {**dict(_health()), **dict(_actions()), **_installed()}
+    references = {HERE / "kustomize" / "references.yaml": _yaml(name_references())}
+    return {**dict(_health()), **dict(_actions()), **_installed(), **references}
 
 
 def _health() -> Iterator[tuple[Path, str]]:
@@ -141,7 +144,7 @@ def main() -> int:
     # The operator would log the troubles of the situations.
     logging.disable()
     wanted = files()
-    there = {path: path.read_text(encoding="utf-8") for path in ARGOCD.rglob("*") if path.is_file()}
+    there = {path: path.read_text(encoding="utf-8") for path in HERE.rglob("*.*") if path.suffix in {".lua", ".yaml"}}
     superfluous = {path for path in there.keys() - wanted.keys() if LAYOUT in path.parents}
     if sys.argv[1:] != ["--check"]:
         for path in superfluous:
