@@ -2,7 +2,7 @@
 
 | tool | how |
 |---|---|
-| kubectl | `wait --for=condition=Ready` |
+| kubectl | `wait --for=condition=Ready`, and `=Completed` |
 | Helm 4 | `upgrade --wait`, which asks kstatus |
 | Flux | the expressions of gitops/flux, which the API server's CEL evaluates as those of a policy |
 """
@@ -128,9 +128,10 @@ def situations(
 AT_ONCE = 10
 
 
-def ready_by_kubectl(situations: Situations, keys: Sequence[Key]) -> set[Key]:
+def met(situations: Situations, condition: str, keys: Sequence[Key]) -> set[Key]:
+    """Those whose condition kubectl need not wait for."""
     names = [f"{PLURALS[kind]}/{name}" for kind, name in keys]
-    options = ("--for=condition=Ready", "--timeout=0s", f"--namespace={situations.namespace}")
+    options = (f"--for=condition={condition}", "--timeout=0s", f"--namespace={situations.namespace}")
     waited = situations.cluster.kubectl("wait", *options, *names, check=False)
     found = re.findall(rf"^(\w+)\.{GROUP}/(\S+) condition met$", waited.stdout, re.MULTILINE)
     assert len(found) + waited.stderr.count("condition not met") == len(keys), waited
@@ -141,8 +142,11 @@ def test_kubectl_waits_as_kstatus_says(situations: Situations) -> None:
     keys = list(situations.wanted)
     parts = [keys[i : i + AT_ONCE] for i in range(0, len(keys), AT_ONCE)]
     with ThreadPoolExecutor() as pool:
-        ready = set[Key]().union(*pool.map(lambda part: ready_by_kubectl(situations, part), parts))
+        ready = set[Key]().union(*pool.map(lambda part: met(situations, "Ready", part), parts))
     assert ready == {key for key, status in situations.expected().items() if status is KStatus.CURRENT}
+    names = ("healthy-completed", "healthy-baking", "progressing-edited", "degraded-rolledback", "progressing-unseen")
+    ended = met(situations, "Completed", [("FeatureRollout", name) for name in names])
+    assert ended == {("FeatureRollout", "healthy-completed")}
 
 
 def not_ready(helm: Helm, situations: Situations, release: str, timeout: str) -> tuple[dict[Key, str], str]:

@@ -3,7 +3,7 @@
 | subject | what |
 |---|---|
 | health | that of `core.health`, in every situation and of every kind that has a status |
-| actions | what is offered is not refused, what is refused is not offered; what they create |
+| actions | what is offered is not refused, what people need is offered; what they create |
 | Argo CD's own tests | each case of `health_test.yaml` and `action_test.yaml` |
 | installed | the ConfigMap and the Helm values hold these scripts |
 """
