@@ -9,19 +9,24 @@ from feature_rollout.demo import stage as demo
 from feature_rollout.sandbox.controlplane import ControlPlane
 from feature_rollout.sandbox.postgres import PostgresServer
 from support.databases import Database, all_own_postgres
+from support.depth import DEEP
 from support.ending import check, end
 from support.manifests import A, B, Object, rollout, stage, store
 from support.nursery import Nursery
 from support.operatorprocess import Operator
+from support.waiting import wait_for
 from support.world import World, crds_folder, fresh_namespace
 
 TEN, HALF = (True, 10, frozenset()), (True, 50, frozenset())
 # The watch notices, lists everything again, and what was not written is.
 BACK_S = 30.0
+LEASE = {"lease_duration_seconds": "6", "lease_renew_deadline_seconds": "4", "lease_retry_seconds": "0.5"}
+# Two rollouts are looked at once a second, by each replica.
+AWAY_LOOKS = 240 if DEEP else 12
 
 
 class Island:
-    """A world and its operator on a control plane of their own."""
+    """A world and its operator, not started yet, on a control plane of their own."""
 
     def __init__(self, control_plane: ControlPlane, world: World, operator: Operator) -> None:
         self.control_plane = control_plane
@@ -41,7 +46,6 @@ def island(
     namespace = fresh_namespace(own_control_plane)
     with World.made(own_control_plane, namespace, database) as world:
         operator = Operator(own_control_plane, namespace, demo.SERVICE_ACCOUNT, tmp_path, nursery=nursery)
-        operator.start()
         yield Island(own_control_plane, world, operator)
         end(operator, world, request)
         check(world, request)
@@ -53,16 +57,41 @@ def one_flag(name: str, flag: str, bake: str) -> Object:
     return rollout(name, stages=stages)
 
 
-def test_regressions_while_the_api_server_is_away(island: Island) -> None:
-    """Nothing is raised on a manifest that cannot be asked for, and the guards go on meanwhile."""
-    world, off = island.world, (False, 10, frozenset())
-    world.apply(store(), one_flag("long", A, "60s"), one_flag("short", B, "3s"))
+@pytest.fixture
+def second(
+    island: Island, nursery: Nursery | None, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Operator]:
+    """Another replica, not started yet."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    account = (island.control_plane, island.world.namespace, demo.SERVICE_ACCOUNT, folder)
+    operator = Operator(*account, nursery=nursery)
+    yield operator
+    end(operator, island.world, request)
+
+
+def leads(operator: Operator) -> bool:
+    return operator.count("featurerollout_leader") == 1.0
+
+
+def test_regressions_while_the_api_server_is_away(island: Island, second: Operator) -> None:
+    """Nothing is raised on a manifest that cannot be asked for. Nobody leads then, and the guards of both replicas
+    go on, for minutes in a deep run.
+    """
+    world, first, off = island.world, island.operator, (False, 10, frozenset())
+    lease = {"lease_name": "feature-rollout-operator", "lease_namespace": world.namespace, **LEASE}
+    first.start(**lease)
+    wait_for(lambda: leads(first), BACK_S, "the first to lead")
+    second.start(**lease)
+    world.apply(store(), one_flag("long", A, "10m"), one_flag("short", B, "3s"))
     for name, flag in (("long", A), ("short", B)):
         world.wait_row(flag, TEN)
         world.wait_stage("ten", name)
     island.control_plane.stop_apiserver()
     # Beyond the end of the short bake.
-    island.operator.wait_looks(12, verdict="Pass")
+    for operator in (first, second):
+        wait_for(lambda operator=operator: not leads(operator), BACK_S, "the loss of the Lease")
+        operator.wait_looks(AWAY_LOOKS, verdict="Pass")
     assert (world.row(A), world.row(B)) == (TEN, TEN)
     world.traffic.failed = 0.3
     # The table is right long before anybody can ask the API server.
@@ -75,11 +104,13 @@ def test_regressions_while_the_api_server_is_away(island: Island) -> None:
         told = [event for event in world.events(name) if event["reason"] == "FlagsDisabled"]
         assert [event.get("series") for event in told] == [None]
     assert sorted(entry["flag"] for entry in world.audit() if entry["kind"] == "Lower") == [A, B]
-    assert island.operator.stop()
+    wait_for(lambda: leads(first) != leads(second), BACK_S, "one that leads")
+    assert first.stop()
 
 
 def test_restarts_of_the_api_server_in_a_bake(island: Island) -> None:
     world = island.world
+    island.operator.start()
     stages = [stage("ten", 10, "8s"), stage("half", 50)]
     world.apply(store(), rollout(stages=stages))
     world.wait_row(A, TEN)

@@ -5,6 +5,7 @@
 | standing by | no call to the database, no look, no word, while another walks a rollout to its end |
 | taking over | after a crash: the epoch once, each stage once, each window counted once |
 | nobody leads | guards lower, nothing raises, nothing is stored; told by whoever leads next |
+| two see nobody lead | both find the same breach at once: it is told and counted once |
 | the lead is lost | measures and lowers until its epoch is taken; raises nothing, not even what it was about to |
 | ... and had again | the same epoch; the status tells all that was done meanwhile |
 | people, deletion | RollBack is obeyed; everything else is left to who leads |
@@ -28,7 +29,7 @@ from feature_rollout.core.election import Role
 from feature_rollout.core.looks import Window
 from feature_rollout.core.plan import Plan
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Commit
+from feature_rollout.ports import Commit, Lowering
 from feature_rollout.reconcile import Reconciler
 from support.fakes import KEY, NAME, NAMESPACE, T0, FakeObjects, FakeTelemetry, World, minutes, plan, seconds
 
@@ -181,6 +182,32 @@ async def test_whoever_sees_nobody_lead_lowers_and_raises_nothing() -> None:
     assert world.status["phase"] == "RolledBack"
     assert world.ledger.epoch == epoch + 1
     assert len(world.store.audit) == 2
+
+
+async def test_two_that_lower_at_once_tell_of_it_once() -> None:
+    world = Cluster()
+    await world.until_stage(0)
+    world.a.role = world.b.role = Role.UNLED
+    await world.moves(minutes(1), world.a, world.b)
+    lower = world.store.lower
+
+    async def after_the_other(change: Lowering) -> Ledger:
+        world.store.lower = lower  # type: ignore[method-assign]
+        world.clock.time += timedelta(milliseconds=1)
+        while not world.store.rows["bell"].is_off:
+            await world.b.step()
+        return await lower(change)
+
+    world.store.lower = after_the_other  # type: ignore[method-assign]
+    world.harm_from_now()
+    await world.moves(minutes(3), world.a)
+    await world.moves(minutes(1), world.b)
+    assert (world.a.reasons, world.b.reasons) == (["StageEntered"], ["FlagsDisabled"])
+    assert (world.a.telemetry.reverts, len(world.b.telemetry.reverts)) == ([], 1)
+    world.a.role = Role.LEADING
+    await world.moves(minutes(1), world.a)
+    assert world.status["phase"] == "RolledBack"
+    assert "FlagsDisabled" not in world.a.reasons
 
 
 async def test_who_sees_the_lead_again_stops_measuring_and_begins_with_what_is_stored() -> None:

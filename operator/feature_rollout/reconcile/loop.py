@@ -291,10 +291,9 @@ class Reconciler:
             session.audited = rows
 
     async def _apply(self, target: Target, session: Session, view: View, decision: Decision, store: FlagStore) -> bool:
-        """Carry the decision out; whether it was."""
+        """Carry the decision out; whether it was, and by this replica."""
         if decision.verb.reverts:
-            await self._revert(target, session, store)
-            return True
+            return await self._revert(target, session, store)
         assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
         if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):
             return False
@@ -399,13 +398,19 @@ class Reconciler:
         await self._revert(target, session, store)
         return decision
 
-    async def _revert(self, target: Target, session: Session, store: FlagStore) -> None:
-        """Make the revert that was begun."""
+    async def _revert(self, target: Target, session: Session, store: FlagStore) -> bool:
+        """Make the revert that was begun; whether it is this replica's. While nobody leads two may come to the same
+        one, and the other has counted and told it.
+        """
         assert session.reverting is not None  # noqa: S101 - the callers have begun it
         decision, change = session.reverting
-        session.remember(await store.lower(replace(change, on_interrupted=self._interrupted(target))))
+        ledger = await store.lower(replace(change, on_interrupted=self._interrupted(target)))
+        session.remember(ledger)
         session.reverting = None
+        if ledger.latch is not None and change.latch is not None and ledger.latch.acted_at != change.latch.acted_at:
+            return False
         self._count(session, cause_of(decision))
+        return True
 
     def _tell_end(self, target: Target, decision: Decision) -> None:
         """What was done to the rows of a deleted rollout: it has no status any more that says it."""
