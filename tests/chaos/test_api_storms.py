@@ -1,4 +1,5 @@
-"""The API server answers, and not what was asked: a storm of 429, 500 and 503. Guards go on meanwhile.
+"""The API server answers, and not what was asked: a storm of 429, 500 and 503, or watches that end at once, with a 410
+or without. Guards go on meanwhile.
 
 Reverts come in time; status and Events follow, once each. Requests meanwhile are few, and when all is told
 there are no more writes.
@@ -44,6 +45,20 @@ def rests(story: Story, storm: Storm) -> None:
     wait_for(is_still, START_BOUND_S, "an end of the writes")
 
 
+def spoilt(story: Story, weather: Storm, call: Callable[..., object]) -> None:
+    """Watches that end at once are begun again, and not without a pause."""
+    for how in storms.SPOILT:
+        call(weather.spoils, how)
+        begun_s = time.monotonic()
+        wait_for(lambda how=how: weather.watches == how, START_BOUND_S, how)
+        story.operator.wait_looks(4, verdict="Pass")
+        requests, seconds = weather.refused.total() + weather.passed.total(), time.monotonic() - begun_s
+        story.note(f"{how}: requests a second", requests / seconds)
+        assert 0 < weather.refused.total() <= requests < REQUESTS_PER_S_MAX * seconds, how
+        assert weather.writes == 0
+    call(weather.ends)
+
+
 @pytest.mark.parametrize("lease", [False, True], ids=["alone", "with a Lease"])
 def test_a_storm_of_refusals(story: Story, storm: tuple[Storm, Callable[..., object]], lease: bool) -> None:
     weather, call = storm
@@ -51,6 +66,8 @@ def test_a_storm_of_refusals(story: Story, storm: tuple[Storm, Callable[..., obj
     story.begin()
     story.operator.start(**settings if lease else {})
     story.wait_half()
+    if not lease:
+        spoilt(story, weather, call)
     begun_s = time.monotonic()
     call(weather.breaks, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
     if lease:

@@ -1,4 +1,4 @@
-"""A reverse proxy before the real API server that answers for it for a while: 429, 500, 503."""
+"""A reverse proxy before the real API server that answers for it for a while: 429, 500, 503; or spoils watches."""
 
 import asyncio
 import ssl
@@ -27,11 +27,15 @@ REASONS = {
 
 
 class Storm:
-    """`breaks` begins it with these answers in turn, and cuts all watches; `ends` it. Counts are since then."""
+    """`breaks` begins it with these answers in turn, `spoils` with each watch ending at once in one of these ways. Both
+    cut all watches. `ends` it. Counts are since then.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._answers: Iterator[HTTPStatus] | None = None
+        # How watches are spoilt now.
+        self.watches: str | None = None
         self._streams: set[asyncio.Task[None]] = set()
         # Requests that were answered here, and those that were passed on, by method.
         self.refused: Counter[str] = Counter()
@@ -42,12 +46,21 @@ class Storm:
     def breaks(self, *answers: HTTPStatus) -> None:
         self._answers = cycle(answers)
         self.refused.clear()
-        for stream in self._streams:
-            stream.cancel()
+        self._cut()
+
+    def spoils(self, how: str) -> None:
+        self.passed.clear()
+        self.refused.clear()
+        self._cut()
+        self.watches = how
 
     def ends(self) -> None:
-        self._answers = None
+        self._answers = self.watches = None
         self.passed.clear()
+
+    def _cut(self) -> None:
+        for stream in self._streams:
+            stream.cancel()
 
     @property
     def writes(self) -> int:
@@ -71,6 +84,9 @@ class Storm:
         if self._answers is not None:
             self.refused[request.method] += 1
             return _refusal(next(self._answers))
+        if self.watches is not None and "watch" in request.query:
+            self.refused[request.method] += 1
+            return SPOILT[self.watches]()
         self.passed[request.method] += 1
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         url = self._cluster.url + request.raw_path
@@ -104,6 +120,18 @@ def _refusal(status: HTTPStatus) -> web.Response:
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": REASONS[status], "code": int(status)}
     headers = {"Retry-After": "1"} if status is HTTPStatus.TOO_MANY_REQUESTS else {}
     return web.json_response(body, status=status, headers=headers)
+
+
+def _expired() -> web.Response:
+    """As the API server has it when the version to watch from is no longer in etcd."""
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}
+    return web.json_response({"type": "ERROR", "object": status})
+
+
+SPOILT: dict[str, Callable[[], web.Response]] = {
+    "410 in each watch": _expired,
+    "each watch ends at once": web.Response,
+}
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from feature_rollout.kube.connection import Connection
 from feature_rollout.kube.errors import ApiError
 from feature_rollout.kube.resources import GROUP, RESOURCES, VERSION
 from feature_rollout.runtime.logs import describe, report
+from feature_rollout.runtime.pace import Pace
 from feature_rollout.runtime.reachable import Reachable
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Watch:
         self._main: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._reachable = Reachable()
+        self._pace = Pace()
         # These three belong to the thread; the main loop touches them by `_call` only.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -264,7 +266,7 @@ class Watch:
         await asyncio.sleep(max(0.0, self._login_s + LOGIN_PAUSE_S - time.monotonic()))
         self._login_s = time.monotonic()
         configuration = await self._connection.load()
-        session = await _session(configuration, self._reachable.tracing())
+        session = await _session(configuration, [self._reachable.tracing(), self._pace.tracing()])
         self._sessions = [*(old for old in self._sessions if not old.closed), session]
         return kopf.AiohttpSession(
             server=configuration.host,
@@ -314,7 +316,7 @@ async def _end(task: asyncio.Task[None], *, stop_wanted: Callable[[], bool]) -> 
         report(log, "the watch has ended", error)
 
 
-async def _session(configuration: Any, tracing: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+async def _session(configuration: Any, tracing: list[aiohttp.TraceConfig]) -> aiohttp.ClientSession:
     """An HTTP session with the credentials of a `kubernetes.aio` configuration."""
     header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
     info = kopf.ConnectionInfo(
@@ -330,7 +332,7 @@ async def _session(configuration: Any, tracing: aiohttp.TraceConfig) -> aiohttp.
         # As `kubernetes.aio` does it, so that both of our clients take the same way.
         proxy=configuration.proxy,
         trust_env=True,
-        trace_configs=[tracing],
+        trace_configs=tracing,
     )
 
 
