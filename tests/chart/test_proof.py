@@ -1,7 +1,8 @@
 """The chart, installed by Helm, is all that the operator needs, and gives it no more.
 
 It runs as a process, since there is no kubelet: with the token of the chart's ServiceAccount, and the arguments and the
-environment of the rendered Deployment. What a process cannot have of it is `NOT_A_PROCESS`'s.
+environment of the rendered Deployment. What a process cannot have of it is `NOT_A_PROCESS`'s. Its second replica is
+another process with the same.
 
 The API server's audit log says what the operator has used its rights for. That is compared with the rendered roles, in
 both directions: it was refused nothing, and there is no right that it did not use.
@@ -58,6 +59,7 @@ NOT_A_PROCESS = {
     "terminationGracePeriodSeconds",
     "topologySpreadConstraints",
 }
+LEASE = {"DURATION_SECONDS": "6", "RENEW_DEADLINE_SECONDS": "4", "RETRY_SECONDS": "0.5"}
 REHEARSED = {"name": "rehearsed", "job": {"configMapKeyRef": {"name": "rollout-jobs", "key": "rehearse.yaml"}}}
 
 
@@ -73,10 +75,12 @@ class Proof:
     cluster: ControlPlane
     world: World
     operator: Operator
+    second: Operator
     audit: AuditLog
     rules: list[dict[str, Any]]
     everywhere: bool
     webhook: Receiver
+    shards: int
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> int:
         """The status code that the operator's account gets."""
@@ -97,6 +101,9 @@ def proof(
             "deniedAddresses": ["169.254.0.0/16", "fe80::/10"],
             "driftPollSeconds": 0.5,
             "notifications": {"webhook": {key: from_secret("webhook", key) for key in ("url", "secret")}},
+            "shards": 2 if request.param else 1,
+            # A test cannot wait for the defaults each time.
+            "extraEnv": [{"name": f"FEATUREROLLOUT_LEASE_{name}", "value": value} for name, value in LEASE.items()],
         }
         argv = ("install", RELEASE, CHART, "-n", RELEASE_NAMESPACE, "--create-namespace", "-f", "-")
         Helm(tmp_path, cluster).run(*argv, values=json.dumps(values))
@@ -115,10 +122,16 @@ def proof(
                 *(f"--from-literal={key}={value}" for key, value in secret.items()),
             )
             settings = environment(cluster, next(obj for obj in rendered if obj["kind"] == "Deployment"))
-            operator = Operator(cluster, RELEASE_NAMESPACE, RELEASE, tmp_path, settings=settings)
-            rules = operators_rules(rendered)
-            yield Proof(cluster, world, operator, audit, rules, everywhere=request.param, webhook=webhook)
-            end(operator, world, request)
+            folders = [tmp_path / name for name in ("first", "second")]
+            for folder in folders:
+                folder.mkdir()
+            replicas = [Operator(cluster, RELEASE_NAMESPACE, RELEASE, folder, settings=settings) for folder in folders]
+            rules, shards = operators_rules(rendered), int(settings["SHARDS"])
+            yield Proof(
+                cluster, world, *replicas, audit, rules, everywhere=request.param, webhook=webhook, shards=shards
+            )
+            for operator in replicas:
+                end(operator, world, request)
             check(world, request)
 
 
@@ -182,21 +195,42 @@ def used(proof: Proof) -> set[Right]:
 
 @pytest.mark.timeout(600)
 def test_the_main_job_needs_every_right_and_no_more(proof: Proof) -> None:
-    proof.operator.start()
-    walk_and_revert(proof)
+    begin(proof)
+    walk(proof)
+    take_over(proof)
+    revert(proof)
     forget_an_old_action(proof)
     asyncio.run(sweep_and_repeat(proof))
     proof.world.delete("FeatureRollout", ROLLOUT)
     wait_for(lambda: proof.world.get("FeatureRollout", ROLLOUT) is None, 30.0, "the end of the finalizer")
     told_everything(proof)
-    assert proof.operator.stop()
+    assert proof.second.stop()
     assert proof.audit.asked(refused=True) == set()
     assert used(proof) - rights(proof) == set(), "a right that it has by another way than the chart"
     assert rights(proof) - used(proof) == set(), "a right that nothing has needed"
 
 
-def walk_and_revert(proof: Proof) -> None:
-    """A Job passes, two stages are entered, a person pauses and resumes, a regression is taken back."""
+def led(operator: Operator) -> int:
+    return int(operator.count("featurerollout_leader"))
+
+
+def begin(proof: Proof) -> None:
+    """One replica leads and the other stands by, or each of them leads a shard."""
+    proof.operator.start()
+    wait_for(lambda: led(proof.operator) == proof.shards, 30.0, "one that leads")
+    proof.second.start()
+    wait_for(lambda: (led(proof.operator), led(proof.second)) == (1, proof.shards - 1), 30.0, "even shares")
+
+
+def take_over(proof: Proof) -> None:
+    """The first is killed; the second leads everything."""
+    proof.operator.kill()
+    wait_for(lambda: led(proof.second) == proof.shards, 60.0, "the second to lead")
+    proof.second.wait_looks(2, verdict="Pass")
+
+
+def walk(proof: Proof) -> None:
+    """A Job passes, two stages are entered, a person pauses and resumes."""
     world = proof.world
     jobs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rollout-jobs"}}
     world.apply(jobs | {"data": {"rehearse.yaml": text()}}, store())
@@ -209,7 +243,11 @@ def walk_and_revert(proof: Proof) -> None:
     world.wait_row(A, HALF, 60.0)
     world.wait_answer(world.act("Pause"), "Applied", "Paused")
     world.wait_answer(world.act("Resume"), "Applied", "Resumed")
-    proof.operator.wait_looks(2, verdict="Pass")
+
+
+def revert(proof: Proof) -> None:
+    """A regression is taken back."""
+    world = proof.world
     world.traffic.failed = 0.3
     world.wait_row(A, OFF_AT_HALF)
     world.wait_condition("RolledBack", "True", "RolledBack")
