@@ -40,8 +40,11 @@ def action(kind: RolloutActionType | str, rollout: str = ROLLOUT, **fields: Any)
     }
 
 
-def offer(cluster: Cluster, obj: dict[str, Any], user: str, namespace: str = HERE) -> tuple[int, Any]:
-    return cluster.request("POST", f"/apis/{OURS}/v1alpha1/namespaces/{namespace}/rolloutactions", obj, user=user)
+def offer(
+    cluster: Cluster, obj: dict[str, Any], user: str, namespace: str = HERE, *, dry_run: bool = False
+) -> tuple[int, Any]:
+    path = f"/apis/{OURS}/v1alpha1/namespaces/{namespace}/rolloutactions"
+    return cluster.request("POST", f"{path}?dryRun=All" if dry_run else path, obj, user=user)
 
 
 def allow(cluster: Cluster, user: str, rules: list[dict[str, Any]], namespace: str = HERE, kind: str = "User") -> None:
