@@ -4,7 +4,7 @@
 |---|---|
 | SIGKILL | it is gone |
 | SIGTERM | it gives the Lease up before it ends |
-| SIGSTOP for longer than the Lease | it wakes, and finds that another leads |
+| SIGSTOP for longer than the Lease, with the default times for a minute | it wakes, and finds that another leads |
 | cut off from the API server | it cannot renew, and goes on lowering |
 | cut off from PostgreSQL | it leaves the Lease to the other |
 
@@ -56,6 +56,8 @@ class Replicas:
     api: tuple[network.Network, Callable[..., object]]
     database: tuple[network.Network, Callable[..., object]]
     lease: dict[str, str]
+    # How long a replica is stopped at least.
+    stopped_s: float
 
     def begin(self) -> None:
         """The first leads a rollout into the stage in which harm is let in; the second is ready, and stands by."""
@@ -99,7 +101,9 @@ def replicas(story: Story, nursery: Nursery, tmp_path: Path, request: pytest.Fix
         kubeconfig = world.cluster.service_account_kubeconfig(world.namespace, demo.SERVICE_ACCOUNT)
         first._kubeconfig = network.through(api[0].port, kubeconfig, world.cluster, tmp_path)
         through_proxy(world, database[0].port)
-        yield Replicas(story, first, second, api, database, lease | (SHORT if request.param == "short" else {}))
+        is_short = request.param == "short"
+        lease |= SHORT if is_short else {}
+        yield Replicas(story, first, second, api, database, lease, stopped_s=0.0 if is_short else 60.0)
         first.thaw()
         end(second, world, request)
         # Before the networks are gone.
@@ -135,9 +139,11 @@ def test_the_leader_is_told_to_end(replicas: Replicas) -> None:
 def test_the_leader_is_stopped_and_wakes(replicas: Replicas) -> None:
     replicas.begin()
     replicas.first.freeze()
+    wakes_s = time.monotonic() + replicas.stopped_s
     replicas.story.harm()
     seconds = replicas.wait_second_leads()
     replicas.story.wait_reverted(TAKEOVER_BOUND_S)
+    wait_for(lambda: time.monotonic() >= wakes_s, replicas.stopped_s + START_BOUND_S, "the time to wake")
     replicas.first.thaw()
     wait_for(lambda: "this replica stands by" in replicas.first.log_text, START_BOUND_S, "the first to stand by")
     stands_by(replicas.first, replicas.second)
