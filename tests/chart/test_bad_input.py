@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,15 @@ def started(cluster: ControlPlane, folder: Path, operators: list[Operator]) -> O
     return operator
 
 
-def doctor(cluster: ControlPlane, kubeconfig: Path | None = None, *, named: bool = False) -> dict[str, tuple[str, str]]:
+def doctor(
+    cluster: ControlPlane, kubeconfig: Path | None = None, *, named: bool = False, leases: Sequence[str] = (RELEASE,)
+) -> dict[str, tuple[str, str]]:
     """Result and message of each check."""
 
     async def ask() -> dict[str, tuple[str, str]]:
         async with Api(Connection(str(kubeconfig or cluster.kubeconfig()))) as api:
             found = await doctor_cluster.examine(
-                api, HERE, ACCOUNT if kubeconfig is None else None, named=named, leases=[RELEASE]
+                api, HERE, ACCOUNT if kubeconfig is None else None, named=named, leases=leases
             )
         return {finding.check: (str(finding.result), finding.message) for finding in found}
 
@@ -179,6 +181,8 @@ def test_any_rule_that_is_missing_is_named(whole: ControlPlane) -> None:
     roles = [f"{RBAC}/clusterroles/{RELEASE}", f"{RBAC}/namespaces/{HERE}/roles/{RELEASE}"]
     roles.append(f"{RBAC}/namespaces/{RELEASE_NAMESPACE}/roles/{RELEASE}-lease")
     assert rights(doctor(whole))[0] == "ok"
+    second_shard = f"lacks get and update on leases.coordination.k8s.io/{RELEASE}-1 in namespace {RELEASE_NAMESPACE}: "
+    assert second_shard in rights(doctor(whole, leases=[RELEASE, f"{RELEASE}-1"]))[1]
     named = 0
     for path in roles:
         _, role = whole.request("GET", path)

@@ -114,7 +114,8 @@ class Standing:
         """What the replica is at this time, also when it has slept until now."""
         if self.holds and self.renewed_s is not None and now_s < self.renewed_s + self.times.renew_deadline_s:
             return Role.LEADING
-        given_up = self.lease is not None and not self.lease.holder
+        # While it is handed over, whoever had it goes on measuring.
+        given_up = self.lease is not None and not self.lease.holder and now_s >= self._free_s()
         if given_up or now_s >= self.same_since_s + self.times.renew_deadline_s:
             return Role.UNLED
         return Role.STANDBY

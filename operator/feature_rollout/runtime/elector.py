@@ -188,7 +188,8 @@ class Elector:
         if role is self._told or not self._used():
             return
         self._told = role
-        holder = self._standing.lease.holder if self._standing.lease is not None else "nobody"
+        lease = self._standing.lease
+        holder = lease.holder or lease.wanted_by if lease is not None else "nobody"
         level = logging.WARNING if role is Role.UNLED else logging.INFO
         log.log(level, SAID[role], *((holder,) if role is Role.STANDBY else ()), self._lease.name)
         self._changed(role)

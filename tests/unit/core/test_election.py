@@ -44,6 +44,10 @@ def asked_for(lease: Lease | None, by: str) -> Lease:
         (NEW.saw(ANOTHERS, 5.0).saw(ANOTHERS, 9.0), 15.0, Role.UNLED),
         (NEW.saw(ANOTHERS, 5.0).saw(replace(ANOTHERS, renewed_at="2"), 9.0), 15.0, Role.STANDBY),
         (NEW.saw(GIVEN_UP, 5.0), 5.0, Role.UNLED),
+        (NEW.saw(asked_for(GIVEN_UP, "a"), 5.0), 5.0, Role.UNLED),
+        # It is handed over, and then it is not.
+        (NEW.saw(asked_for(GIVEN_UP, "b"), 5.0), 10.9, Role.STANDBY),
+        (NEW.saw(asked_for(GIVEN_UP, "b"), 5.0), 11.0, Role.UNLED),
         (mine(3.0), 12.9, Role.LEADING),
         (mine(3.0), 13.0, Role.UNLED),
         (mine(3.0).saw(ANOTHERS, 20.0), 20.0, Role.STANDBY),
