@@ -73,8 +73,8 @@ test: check toolchain ## Every check and every test; of the slowest faults a sam
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table of violations and times
-	FEATUREROLLOUT_CHAOS=$(REPEATS) $(BIN)/pytest tests/chaos tests/postgres/test_network_faults.py tests/postgres/test_hostile_sql.py \
-		-n $(WORKERS) --dist worksteal
+	FEATUREROLLOUT_CHAOS=$(REPEATS) $(BIN)/pytest tests/chaos tests/e2e/test_outages.py tests/postgres/test_network_faults.py \
+		tests/postgres/test_hostile_sql.py -n $(WORKERS) --dist worksteal
 
 simulate: setup ## The loop in simulated worlds, N of them from SEED on; the trace of one, or of the first that fails
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --count $(N)
