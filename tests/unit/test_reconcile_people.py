@@ -17,9 +17,9 @@ import pytest
 
 from feature_rollout.core.checks import Check, CheckAnswer, preflight_key, stage_key
 from feature_rollout.core.decision import Trouble
-from feature_rollout.core.people import Request, RollBackTo
+from feature_rollout.core.people import Answer, Outcome, Request, RollBackTo
 from feature_rollout.core.plan import Action, ActionType, Approval, Severity
-from feature_rollout.ports import Problem
+from feature_rollout.ports import Problem, Recorded
 from support.fakes import KEY, T0, World, above, exposure, minutes, plan, row, seconds, stage
 
 PLAN = plan()
@@ -217,6 +217,9 @@ async def test_another_object_with_another_plan_is_adopted_by_a_word_and_no_cons
     await world.step()
     assert world.answer(pause) == ("Pending", "AdoptionRequired")
     world.requests.remove(pause)
+    # An older word, which was answered in another matter and was never told so.
+    old = world.asks("Adopt")
+    world.store.actions[old.uid] = Recorded(Answer(Outcome.REFUSED, "NothingToAdopt", "nothing to adopt"), T0)
     word = world.asks("Adopt")
     assert await settled(world, word) == ("Applied", "Adopted")
     assert (world.ledger.uid, world.ledger.stage, world.ledger.people.approvals) == ("uid-2", 0, {})

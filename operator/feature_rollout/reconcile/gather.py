@@ -53,7 +53,6 @@ class Gatherer:
         Only who is `leading` opens the ledger row, which takes the epoch.
         """
         snapshot, trouble = await self._read(target, session, plan, store, leading=leading)
-        session.recorded = snapshot.actions
         ledger, now = snapshot.ledger, self._clock.now()
         session.remember(ledger)
         view = View(
@@ -140,6 +139,8 @@ class Gatherer:
             if passing or unread.reason == reasons.LEDGER_MISSING:
                 raise problem from None
             snapshot = await store.read(target.key, [], uids, progress=is_new)
+        # Also where the row could not be opened: a word that was answered before must not be given again for it.
+        session.recorded = snapshot.actions
         if session.unled:
             if snapshot.ledger.uid != target.uid:
                 raise Problem(reasons.PENDING, "The ledger row is an earlier object's.", stalled=False)
