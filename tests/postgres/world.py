@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
+import psycopg
 import pytest
 
 from feature_rollout.core.exposure import DISABLED, Exposure
 from feature_rollout.core.plan import OnDelete, Severity
 from feature_rollout.core.state import Breach, Latch, Ledger
 from feature_rollout.ports import Claim, Commit, Lowering, Problem, Why
-from feature_rollout.store import PostgresFlagStore, StoreConfig
+from feature_rollout.sandbox.database import PostgresAccess
+from feature_rollout.store import PostgresFlagStore, StoreConfig, TableMapping, migrations, serving
 from support.databases import Database
 
 KEY = "cluster/shop/rollout"
@@ -36,6 +38,17 @@ CREATE TRIGGER touch BEFORE UPDATE ON public.feature_flags FOR EACH ROW EXECUTE 
 INSERT INTO public.feature_flags (name) VALUES ('alpha'), ('beta'), ('gamma'), ('bystander');
 """
 GRANT = "GRANT SELECT, UPDATE (enabled, rollout_percentage, user_groups) ON public.feature_flags TO {}"
+
+
+def template(server: PostgresAccess) -> str:
+    """The name of a database with the flag table and the bookkeeping in it, to be copied."""
+
+    def prepare(uri: str) -> None:
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute((migrations.script() + serving.serve_statement(TableMapping())).encode())
+            connection.execute(FLAG_TABLE.encode())
+
+    return server.ensure_template("flag_store", prepare)
 
 
 def everyone(percentage: int | str) -> Exposure:
@@ -76,6 +89,14 @@ class World:
     database: Database
     writer: str
     stores: list[PostgresFlagStore] = field(default_factory=list)
+
+    @classmethod
+    def on(cls, database: Database) -> Self:
+        """With a writer that may do what is documented."""
+        writer = database.role("writer")
+        database.execute(GRANT.format(writer))
+        database.execute(f"GRANT feature_rollout_writer TO {writer}")
+        return cls(database, writer)
 
     def config(self, **changes: Any) -> StoreConfig:
         return replace(StoreConfig(self.database.uri(self.writer), notify_channel="feature_flags"), **changes)

@@ -120,6 +120,8 @@ class Database:
         self.now = clock
         self.watched = watched
         self.tables = Tables(flags=dict(rows))
+        # Rows that somebody else holds locked.
+        self.locked: set[str] = set()
         self._earlier: deque[Tables] = deque(maxlen=KEPT_COMMITS)
         self._operations = 0
         # Called with each transaction after it was committed.

@@ -8,7 +8,7 @@ and whoever called, and is where everything goes wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from feature_rollout.ports import (
     Snapshot,
     Why,
 )
+from feature_rollout.postgres import LOCK_TIMEOUT
 from feature_rollout.store import claims, lowering
 from feature_rollout.store.audit import Change
 from feature_rollout.store.flags import FLAG_MISSING
@@ -110,15 +111,29 @@ class MemoryFlagStore:
     async def lower(self, change: Lowering) -> Ledger:
         no_room = self.wire.no_room
         if no_room is None:
-            owed = list(self.owed.get(change.key, ()))
-            after = await self.wire.write(f"lower {change.why.verb}", lambda: self._lower(change, owed))
-            self.owed.pop(change.key, None)
-            return after
-        done = await self.wire.write("lower flags only", lambda: self._lower_rows(self._own(change)))
+            if self.database.locked & change.targets.keys():
+                await self._lower_part(change)
+            return await self._lower_all(f"lower {change.why.verb}", change)
+        done = await self.wire.write("lower flags only", lambda: self._lower_flags(change))
         if done:
             self.owed.setdefault(change.key, []).append(Owed(self.database.operation(change.key), done, change.why))
         message = f"exposure was lowered, its record could not be written and follows: {no_room.message}"
         raise Problem(lowering.AUDIT_DELAYED, message, stalled=False)
+
+    async def _lower_all(self, what: str, change: Lowering) -> Ledger:
+        owed = list(self.owed.get(change.key, ()))
+        after = await self.wire.write(what, lambda: self._lower(change, owed))
+        self.owed.pop(change.key, None)
+        return after
+
+    async def _lower_part(self, change: Lowering) -> None:
+        """What is not locked, and the latch; that the row has acted, or an order was carried out, is left for later."""
+        locked = sorted(self.database.locked & change.targets.keys())
+        free = {flag: to for flag, to in change.targets.items() if flag not in locked}
+        part = replace(change, targets=free, severity=None, answered=())
+        await self._lower_all(f"lower part {change.why.verb}", part)
+        message = f"locked by somebody else: {', '.join(locked)}; tried again"
+        raise Problem(lowering.REVERT_BLOCKED, message, stalled=False)
 
     async def observe(self, key: str, flags: Sequence[str]) -> None:
         if self.owed.get(key):
@@ -131,8 +146,7 @@ class MemoryFlagStore:
         self.owed.pop(change.key, None)
 
     async def tell(self, key: str, why: Why) -> None:
-        """Nobody listens in here; what matters is that it may fail."""
-        await self.wire.write(f"tell {why.verb}", lambda: None)
+        await self.wire.write(f"tell {why.verb}", lambda: self.database.tell(self.database.operation(key), why))
 
     async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         if checkpoints:
@@ -231,8 +245,14 @@ class MemoryFlagStore:
         self.database.tell(operation, change.why)
         return after
 
+    def _lock(self, flags: Iterable[str]) -> None:
+        locked = sorted(self.database.locked.intersection(flags))
+        if locked:
+            raise Problem(LOCK_TIMEOUT, f"locked by somebody else: {', '.join(locked)}", stalled=False)
+
     def _raise(self, change: Commit) -> Changes:
         flags = self.database.tables.flags
+        self._lock(change.before)
         missing = sorted(change.before.keys() - flags.keys())
         if missing:
             raise Problem(FLAG_MISSING, f"no row for {', '.join(missing)}")
@@ -253,6 +273,12 @@ class MemoryFlagStore:
         mine = {f: to for f, to in change.targets.items() if owners.get(f, Owner()).key in (None, change.key)}
         return replace(change, targets=mine)
 
+    def _lower_flags(self, change: Lowering) -> Changes:
+        own = self._own(change)
+        return self._lower_rows(
+            replace(own, targets={f: to for f, to in own.targets.items() if f not in self.database.locked})
+        )
+
     def _lower_rows(self, change: Lowering) -> Changes:
         flags, done = self.database.tables.flags, {}
         for flag, to in sorted(change.targets.items()):
@@ -270,6 +296,7 @@ class MemoryFlagStore:
         if row is not None and not self._record(change.key, change.answered):
             return row.ledger
         change = self._own(change)
+        self._lock(change.targets)
         now = row.ledger if row is not None else lowering.unknown(change.key)
         before = dict(tables.flags)
         done = self._lower_rows(change)
