@@ -192,6 +192,25 @@ BUGS: tuple[Bug, ...] = (
         "if gate.at_most is not None and value < gate.at_most.value:",
         unseen="nobody is let through, and people promote what is stuck",
     ),
+    # Other rollouts.
+    Bug(
+        "a stage waits for no other rollout",
+        f"{CORE}.decide",
+        "    not_approved,\n    not_passed,\n",
+        "    not_approved,\n",
+    ),
+    Bug(
+        "another rollout's stage counts as soon as it is entered",
+        f"{CORE}.dependencies",
+        "(evidence_against, sampled, blind, reference, unseen, no_traffic, baking, gated)",
+        "()",
+    ),
+    Bug(
+        "a rollout that is rolled back counts for what it has passed before",
+        f"{CORE}.dependencies",
+        "    for check in STANDSTILL:\n",
+        "    for check in (over,):\n",
+    ),
     # People.
     Bug(
         "an approval is by the name of the stage, whatever its plan",

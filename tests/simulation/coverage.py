@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from simulation.faults import FAULTS, PHASES
+from simulation.faults import FAULTS, PHASES, TRAPS
 
 Pairs = Counter[tuple[str, str]]
 FINDING = "simulation"
@@ -14,23 +14,27 @@ FINDING = "simulation"
 
 # How often a deep run must have met each pair that can come about.
 LEAST = 20
-# Faults that need something that is not there in a phase, and why.
+_CALLED_IN_VAIN = frozenset(TRAPS)
+# What cannot come about, and why.
 NEVER: dict[str, tuple[frozenset[str], str]] = {
+    "Completed": (frozenset({"stale get"}), "nothing is left to raise, and only a raise asks for the object"),
+    "Terminating": (frozenset({"deleted"}), "it is deleted already"),
     "Gone": (
-        frozenset(FAULTS) - {"killed", "two leaders", "paused leader", "Lease lost", "clock forward", "clock back"},
-        "there is no object: nobody reads, measures or decides",
+        _CALLED_IN_VAIN | {"deleted", "cluster rebuilt", "status forged"},
+        "there is no object: nothing is called for it, and nothing of it can be deleted or written",
     ),
-    "Pending": (frozenset({"answer lost, made later"}), "it is over within a second"),
 }
+POSSIBLE = tuple(
+    (fault, phase) for phase in PHASES for fault in FAULTS if fault not in NEVER.get(phase, (frozenset(), ""))[0]
+)
 
 
 def missing(pairs: Pairs) -> list[str]:
     """The pairs that can come about and were met too seldom."""
     return [
         f"{fault} in {phase}: {pairs[fault, phase]} times, at least {LEAST} are wanted"
-        for phase in PHASES
-        for fault in FAULTS
-        if pairs[fault, phase] < LEAST and fault not in NEVER.get(phase, (frozenset(), ""))[0]
+        for fault, phase in POSSIBLE
+        if pairs[fault, phase] < LEAST
     ]
 
 

@@ -11,46 +11,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from feature_rollout.core.decision import Phase
 from feature_rollout.core.election import Role
-from feature_rollout.core.exposure import Exposure
-from feature_rollout.core.people import RequestType
-from feature_rollout.kube.resources import ACTIONS
+from simulation import liveness, meddling
+from simulation.meddling import NOTHING, OUTAGE_S, Fault, registered
 from simulation.traffic import Kind, Spell
 from simulation.wire import Armed, Trap
-from support.fakes import exposure
 
 if TYPE_CHECKING:
+    from feature_rollout.core.state import Ledger
     from simulation.replica import Replica
     from simulation.world import World
 
-Fault = Callable[["World", str], None]
 ALL: dict[str, Fault] = {}
 PHASES = (*(str(phase) for phase in Phase if phase is not Phase.MIGRATING), "Gone")
 RESTART_S = (0.5, 5.0, 20.0)
-OUTAGE_S = (3.0, 20.0, 70.0, 200.0)
-PEOPLE = ("alice", "bob", "carol")
+fault = partial(registered, ALL)
 
 
-def fault(name: str) -> Callable[[Fault], Fault]:
-    def register(function: Fault) -> Fault:
-        ALL[name] = function
-        return function
-
-    return register
-
-
-def strike(world: World, name: str, rollout: str) -> None:
-    """Let a fault in. Those that wait for a call are counted when they meet it."""
+def strike(world: World, name: str, rollout: str, caller: Replica | None = None, *, any_call: bool = False) -> None:
+    """Let a fault in, to the process that is about to call if there is one. Those that wait for a call are counted
+    when they meet it, be it `any_call`; the others when there was something for them to do.
+    """
     world.note("fault", name)
-    if name not in TRAPS:
-        world.witness.met(name, rollout)
-    ALL[name](world, rollout)
+    world.disturbed_s = world.loop.time()
+    if name in TRAPS:
+        _arm(world, rollout, name, caller, any_call=any_call)
+        return
+    phase = world.phase(rollout)
+    if _EFFECTS[name](world, rollout) is not NOTHING:
+        world.witness.met(name, phase)
 
 
 # Processes.
@@ -70,33 +64,38 @@ def _victim(world: World) -> Replica | None:
 
 
 @fault("killed")
-def _killed(world: World, rollout: str) -> None:
+def _killed(world: World, rollout: str) -> str | None:
     victim = _victim(world)
-    if victim is not None:
-        victim.kill("at any time")
+    if victim is None:
+        return NOTHING
+    victim.kill("at any time")
+    return None
 
 
 @fault("two leaders")
-def _two_leaders(world: World, rollout: str) -> None:
-    if len(world.alive) < 2:
-        other = world.start()
-        world.loop.call_later(
-            world.random.choice(OUTAGE_S), lambda: len(world.alive) > 1 and other.kill("as it is one too many")
-        )
+def _two_leaders(world: World, rollout: str) -> str | None:
+    if len(world.alive) > 1:
+        return NOTHING
+    other = world.start()
+    world.loop.call_later(
+        world.random.choice(OUTAGE_S), lambda: len(world.alive) > 1 and other.kill("as it is one too many")
+    )
+    return None
 
 
 @fault("paused leader")
-def _paused(world: World, rollout: str) -> None:
+def _paused(world: World, rollout: str) -> str | None:
     """It is stopped for long enough that another leads, and wakes."""
     victim = _victim(world)
     if victim is None:
-        return
+        return NOTHING
     victim.pause()
     world.note(victim.name, "is stopped")
     if world.random.random() < 0.7 and len(world.alive) < 2:
         other = world.start()
         world.loop.call_later(400.0, lambda: len(world.alive) > 1 and other.kill("as it is one too many"))
     world.loop.call_later(world.random.choice(OUTAGE_S), _wake, world, victim)
+    return None
 
 
 def _wake(world: World, victim: Replica) -> None:
@@ -105,16 +104,17 @@ def _wake(world: World, victim: Replica) -> None:
 
 
 @fault("Lease lost")
-def _lease_lost(world: World, rollout: str) -> None:
+def _lease_lost(world: World, rollout: str) -> str | None:
     """It does not lead any more; another one does, or nobody is seen to."""
     victim = _victim(world)
     if victim is None:
-        return
+        return NOTHING
     unled = world.random.random() < 0.5
     victim.take_role(Role.UNLED if unled else Role.STANDBY)
     if not unled and len(world.alive) < 2:
         world.start()
     world.loop.call_later(world.random.choice(OUTAGE_S), _lead, world, victim)
+    return None
 
 
 def _lead(world: World, victim: Replica) -> None:
@@ -125,11 +125,14 @@ def _lead(world: World, victim: Replica) -> None:
     victim.take_role(Role.LEADING)
 
 
-def _skew(world: World, rollout: str, steps: tuple[float, ...]) -> None:
+def _skew(world: World, rollout: str, steps: tuple[float, ...]) -> str | None:
+    if not world.alive:
+        return NOTHING
     world.witness.skewed = True
     for replica in world.alive:
         replica.skew += timedelta(seconds=world.random.choice(steps))
         world.note(replica.name, f"its clock is {replica.skew.total_seconds():g} s fast now")
+    return None
 
 
 ALL["clock forward"] = partial(_skew, steps=(0.5, 5.0, 90.0, 3600.0))
@@ -149,16 +152,13 @@ TRAPS: dict[str, tuple[Trap, tuple[str, ...]]] = {
 }
 
 
-def _arm(world: World, rollout: str, name: str) -> None:
-    victim = _victim(world)
+def _arm(world: World, rollout: str, name: str, caller: Replica | None, *, any_call: bool) -> None:
+    """For the next call of one kind; of any kind, where that is asked for, or the process that is about to call."""
+    victim = caller or _victim(world)
     if victim is not None:
         trap, calls = TRAPS[name]
-        what = world.random.choice(calls)
-        victim.armed.append(Armed(trap, what, lambda: world.witness.met(name, rollout)))
-
-
-for _name in TRAPS:
-    ALL[_name] = partial(_arm, name=_name)
+        what = calls if caller is not None or any_call else (world.random.choice(calls),)
+        victim.armed.append(Armed(trap, what, lambda: world.witness.met(name, world.phase(rollout))))
 
 
 # Servers.
@@ -174,17 +174,41 @@ for _name, _what in (
     ("store full", "no_room"),
     ("store slow", "slow_reads"),
     ("API server unreachable", "api_down"),
+    ("statuses slow", "slow_statuses"),
 ):
     ALL[_name] = lambda world, rollout, what=_what: _while(world, what)  # type: ignore[misc]
 
 
+@fault("row locked")
+def _locked(world: World, rollout: str) -> None:
+    """By a session that the operator may not end."""
+    flag = world.random.choice(world.script.flags[rollout])
+    world.database.locked.add(flag)
+    world.note("database", f"{flag} is locked")
+    world.loop.call_later(world.random.choice(OUTAGE_S), world.database.locked.discard, flag)
+
+
 @fault("failover")
-def _failover(world: World, rollout: str) -> None:
+def _failover(world: World, rollout: str) -> str | None:
     """The new primary lacks the last commits; connections break, so that answers under way are lost."""
     if world.late is not None:
-        return
+        return NOTHING
+    before = dict(world.database.tables.ledgers)
     lost = world.database.lose(world.random.choice((0, 1, 1, 2, 3, 5)))
     world.note("database", f"fails over and has lost {lost} commits")
+    for key, row in world.database.tables.ledgers.items():
+        if row.ledger.latch is None and before[key].ledger.latch is not None:
+            _expect_it_again(world, before[key].ledger)
+    return None
+
+
+def _expect_it_again(world: World, lost: Ledger) -> None:
+    """Of the one process that leads, if it knows of the revert that was lost, and can reach everything."""
+    leading = [replica for replica in world.alive if replica.role is Role.LEADING and not replica.is_stopped]
+    if len(world.alive) == 1 and leading and not world.weather.is_bad:
+        (who,) = leading
+        if world.witness.knows_revert(who.name, lost.uid) == lost.attempt:
+            world.watch_over(liveness.restored(world, who, lost.key, lost.attempt))
 
 
 def _watch(world: World, rollout: str, fate: str) -> None:
@@ -213,151 +237,23 @@ for _kind in Kind:
         ALL[f"metrics: {_kind}"] = partial(_spell, kind=_kind)
 
 
+@fault("harm over")
+def _harm_over(world: World, rollout: str) -> str | None:
+    """Whatever was harmed is well again."""
+    return None if world.traffic[rollout].end(world.now(), Kind.HARM) else NOTHING
+
+
 @fault("checks do not pass")
-def _checks(world: World, rollout: str) -> None:
+def _checks(world: World, rollout: str) -> str | None:
+    if not world.checks:
+        return NOTHING
     for name in world.checks:
         world.checks[name] = world.random.choice(("fails", "errors", "runs", "raises"))
     world.loop.call_later(
         world.random.choice(OUTAGE_S), lambda: world.checks.update(dict.fromkeys(world.checks, "passes"))
     )
+    return None
 
 
-# People and their tools.
-
-
-def _edit(world: World, rollout: str, rows: tuple[Exposure | None, ...]) -> None:
-    flag = world.random.choice(world.script.flags[rollout])
-    row = world.random.choice(rows)
-    if world.database.tables.flags.get(flag) != row:
-        world.edit(world.random.choice(PEOPLE), flag, row)
-
-
-ALL["row raised by hand"] = partial(_edit, rows=(exposure(100), exposure(60, "staff"), exposure(99, "eu", "us")))
-ALL["row lowered by hand"] = partial(_edit, rows=(exposure(0, enabled=False), exposure(1, "staff"), exposure(2)))
-ALL["row deleted"] = partial(_edit, rows=(None,))
-
-
-@fault("row edited and put back")
-def _there_and_back(world: World, rollout: str) -> None:
-    flag = world.random.choice(world.script.flags[rollout])
-    row = world.database.tables.flags.get(flag)
-    if row is not None:
-        world.edit("dave", flag, exposure(33, "beta"))
-        world.loop.call_later(world.random.choice((0.05, 8.0, 40.0)), _put_back, world, flag, row)
-
-
-def _put_back(world: World, flag: str, row: Exposure) -> None:
-    if world.database.tables.flags.get(flag) == exposure(33, "beta"):
-        world.edit("dave", flag, row)
-
-
-def spec_of(world: World, rollout: str) -> dict[str, Any]:
-    """What GitOps has for it: what is there, or what was there at first."""
-    found = world.rollout(rollout)
-    return dict(found["spec"] if found is not None else world.script.specs[rollout])
-
-
-def _apply(world: World, rollout: str, changes: dict[str, Any], note: str = "") -> None:
-    spec = spec_of(world, rollout) | {key: value for key, value in changes.items() if value is not None}
-    if world.rollout(rollout) is None or "deletionTimestamp" not in world.rollout(rollout)["metadata"]:  # type: ignore[index]
-        world.note("gitops", f"applies {rollout} {spec}")
-        world.cluster.apply(rollout, spec, note)
-
-
-@fault("applied again")
-def _again(world: World, rollout: str) -> None:
-    _apply(world, rollout, {}, note=f"{world.loop.time():g}")
-
-
-for _name, _version in (
-    ("last stage edited", "2"),
-    ("matrix edited", "3"),
-    ("first stage edited", "4"),
-    ("manifest broken", "bad"),
-):
-    ALL[_name] = lambda world, rollout, to=_version: _apply(world, rollout, {"plan": f"{rollout}-{to}"})  # type: ignore[misc]
-
-
-@fault("suspended")
-def _suspended(world: World, rollout: str) -> None:
-    _apply(world, rollout, {"suspend": True})
-    delay_s = world.random.choice(OUTAGE_S)
-    world.loop.call_later(delay_s, lambda: world.rollout(rollout) and _apply(world, rollout, {"suspend": False}))
-
-
-@fault("settings edited")
-def _settings(world: World, rollout: str) -> None:
-    on_drift = world.random.choice(("Respect", "LowerOnly", "Report"))
-    _apply(world, rollout, {"onDrift": on_drift, "onDelete": world.random.choice(("Keep", "Restore", "Disable"))})
-
-
-@fault("deleted")
-def _deleted(world: World, rollout: str) -> None:
-    world.note("alice", f"deletes {rollout}")
-    world.cluster.delete(rollout)
-    # GitOps brings it back.
-    world.loop.call_later(world.random.choice((1.0, 30.0, 150.0)), _recreate, world, rollout)
-
-
-def _recreate(world: World, rollout: str) -> None:
-    if not world.active and world.script.deleted_at_the_end:
-        return
-    if world.rollout(rollout) is None:
-        _apply(world, rollout, dict(world.script.specs[rollout]))
-    else:
-        world.loop.call_later(30.0, _recreate, world, rollout)
-
-
-@fault("cluster rebuilt")
-def _rebuilt(world: World, rollout: str) -> None:
-    world.note("cluster", "is rebuilt from the same manifests")
-    world.cluster.rebuild(rollout)
-
-
-@fault("status forged")
-def _forged(world: World, rollout: str) -> None:
-    phase = world.random.choice(PHASES)
-    conditions = [{"type": "Completed", "status": "True", "reason": "Completed"}]
-    world.cluster.forge(rollout, {"phase": phase, "planHash": "v1:forged", "attempt": 99, "conditions": conditions})
-
-
-def _act(world: World, rollout: str, kind: RequestType) -> None:
-    """An action with whatever fields may or may not fit."""
-    random, plan = world.random, world.plans.get(spec_of(world, rollout)["plan"])
-    plan = plan or world.plans[f"{rollout}-1"]
-    assert plan is not None
-    spec: dict[str, Any] = {
-        "type": str(kind),
-        "requestedBy": random.choice((*PEOPLE, "system:serviceaccount:ci:bot", "")),
-    }
-    if kind in (RequestType.APPROVE, RequestType.CONFIRM) or random.random() < 0.2:
-        spec["planHash"] = plan.plan_hash if random.random() < 0.7 else "v1:" + "0" * 64
-    if kind is RequestType.APPROVE:
-        spec["stage"] = random.choice(plan.stages).name
-    if kind is RequestType.CONFIRM:
-        spec["check"] = random.choice(("backup", "on-call", "guards-quiet"))
-    if kind is RequestType.ROLL_BACK:
-        spec["to"] = random.choice(("Off", "PreviousStage", "Baseline"))
-    act(world, rollout, spec)
-
-
-def act(world: World, rollout: str, spec: dict[str, Any]) -> None:
-    made = world.cluster.act(rollout, spec)
-    world.note(spec.get("requestedBy") or "somebody", f"{made['metadata']['name']}: {spec}")
-    world.witness.asked(rollout, made)
-
-
-for _kind_of_action in RequestType:
-    ALL[f"action {_kind_of_action}"] = partial(_act, kind=_kind_of_action)
-
-
-@fault("answer to an action forgotten")
-def _forgotten(world: World, rollout: str) -> None:
-    """The status of an action is emptied, as if its answer had never been written: it must not count again."""
-    answered = [o for o in world.cluster.objects[ACTIONS].values() if o["status"]]
-    if answered:
-        found = world.random.choice(answered)
-        world.cluster.status(ACTIONS, found, {})
-
-
-FAULTS = tuple(ALL)
+FAULTS = (*TRAPS, *ALL, *meddling.ALL)
+_EFFECTS = {**ALL, **meddling.ALL}

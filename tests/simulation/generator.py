@@ -10,11 +10,11 @@ from typing import Any
 
 from feature_rollout.core.calendar import Calendar, DailyWindow
 from feature_rollout.core.checks import Check, preflight_key, stage_key
-from feature_rollout.core.decision import Phase
 from feature_rollout.core.exposure import Exposure, FlagChange
 from feature_rollout.core.plan import (
     Action,
     ActionType,
+    After,
     Approval,
     BaselineType,
     Clause,
@@ -34,34 +34,15 @@ from feature_rollout.core.plan import (
     Target,
     digest,
 )
-from simulation.faults import FAULTS, PHASES
-from simulation.traffic import Level, Traffic
-from support.fakes import above, below, exposure, gauge, percent, ratio, relative
+from simulation import schedule
+from simulation.schedule import Planned
+from simulation.traffic import Kind, Level, Spell, Traffic
+from support.fakes import T0, above, below, exposure, gauge, percent, ratio, relative
 
 MAIN = "bell"
 GROUPS = ("staff", "beta", "eu", "us")
-# The seeds of every run; those after them aim at a pair of fault and phase each, so that a deep run meets all.
-DRAWN_FREELY = 500
-# What brings a rollout into a phase, where its plan alone does not.
-LEADING_TO = {
-    "Held": "metrics: error",
-    "Paused": "action Pause",
-    "RolledBack": "action RollBack",
-    "Stalled": "manifest broken",
-    "Terminating": "deleted",
-    "Gone": "deleted",
-}
 # How long things go wrong.
 ACTIVE_S = (240.0, 500.0, 900.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A fault, at a time; or after so long in the first or a later visit of a phase."""
-
-    fault: str
-    after_s: float
-    phase: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,81 +62,62 @@ class Script:
     watched: bool = True
     has_past: bool = False
     prompt: bool = True
-    harmed_at_the_end: bool = False
+    harms_at_the_end: int = 0
     deleted_at_the_end: bool = False
 
 
 def draw(seed: int) -> Script:
     random = Random(f"{seed}/script")
-    fault, phase = aim(seed)
-    base = _leading_to(phase, _plan(random, MAIN, (MAIN,)))
-    plans: dict[str, Plan | None] = _versions(random, MAIN, base)
-    specs = {MAIN: _spec(random, MAIN, base)}
-    rows = {flag: _row(random) for flag in base.flags} | {"frame": exposure(30)}
-    traffic = {MAIN: Traffic(seed, _levels(random, base))}
-    flags, metrics = {MAIN: base.flags}, {MAIN: base.metrics}
-    if random.random() < 0.12:
-        # Another rollout: of flags of its own, or of one that is taken.
-        name = "rival" if random.random() < 0.6 else "other"
-        shared = (base.flags[0].removesuffix("-a"),) if name == "rival" else (name,)
-        second = _plan(random, name, shared)
-        plans |= _versions(random, name, second)
-        specs[name] = _spec(random, name, second)
-        rows = {flag: _row(random) for flag in second.flags} | rows
-        traffic[name] = Traffic(seed + 1, _levels(random, second))
-        flags[name], metrics[name] = second.flags, second.metrics
+    phase, faults = schedule.aim(seed)
+    base = _digested(schedule.leading_to(phase, faults, _plan(random, MAIN, (MAIN,))))
+    second = _second(random, base.flags) if random.random() < 0.25 else None
+    if second is not None and second[0] == "door":
+        base = _waiting_for(random, base, *second)
+    drawn = {MAIN: base} | ({} if second is None else {second[0]: second[1]})
+    plans: dict[str, Plan | None] = {}
+    rows, traffic = {"frame": exposure(30)}, {}
+    for number, (name, plan) in enumerate(drawn.items()):
+        plans |= _versions(random, name, plan)
+        rows = {flag: _row(random) for flag in plan.flags} | rows
+        traffic[name] = Traffic(seed + number, _levels(random, plan))
+    specs = {name: _spec(random, name, plan) for name, plan in drawn.items()}
+    if "door" in traffic and random.random() < 0.5:
+        start = T0 + timedelta(seconds=random.uniform(0.0, 200.0))
+        traffic["door"].spells.append(Spell(Kind.HARM, start, start + timedelta(minutes=2), None, 30.0))
     active_s = random.choice(ACTIVE_S)
     checks = {check.key: "passes" for plan in plans.values() if plan for check in _checks(plan)}
     return Script(
         seed,
         specs,
         plans,
-        metrics,
-        flags,
+        {name: plan.metrics for name, plan in drawn.items()},
+        {name: plan.flags for name, plan in drawn.items()},
         rows,
         traffic,
         checks,
-        (*_planned(random, active_s), *_between_approvals(random, base), *_aimed(random, fault, phase)),
+        schedule.planned(random, base, active_s, schedule.aimed(random, phase, faults)),
         active_s,
         watched=random.random() < 0.6,
         # Without a past a relative clause would keep it from ever beginning.
         has_past=random.random() < 0.4 or any(_is_of_the_past(plan) for plan in plans.values() if plan),
         prompt=random.random() < 0.8,
-        harmed_at_the_end=random.random() < 0.4,
+        harms_at_the_end=random.choice((0, 0, 0, 1, 1, 2)),
         deleted_at_the_end=random.random() < 0.3,
     )
 
 
-def aim(seed: int) -> tuple[str, str]:
-    """The pair that a seed makes sure to try; nothing for the first ones, which are drawn freely."""
-    if seed < DRAWN_FREELY:
-        return "", ""
-    phases, fault = divmod(seed - DRAWN_FREELY, len(FAULTS))
-    return FAULTS[fault], PHASES[phases % len(PHASES)]
+def _second(random: Random, flags: tuple[str, ...]) -> tuple[str, Plan]:
+    """Another rollout: of flags of its own, of one that is taken, or one that is waited for."""
+    name = random.choice(("rival", "other", "door", "door"))
+    prefixes = (flags[0].removesuffix("-a"),) if name == "rival" else (name,)
+    return name, _plan(random, name, prefixes)
 
 
-def _aimed(random: Random, fault: str, phase: str) -> tuple[Planned, ...]:
-    if not fault:
-        return ()
-    led = (Planned(LEADING_TO[phase], random.uniform(20.0, 120.0)),) if phase in LEADING_TO else ()
-    return (*led, Planned(fault, random.choice((0.0, 0.002, 0.3, 3.0)), phase))
-
-
-def _leading_to(phase: str, plan: Plan) -> Plan:
-    """The plan with what brings a rollout into that phase."""
-    last = plan.stages[-1]
-    if phase == Phase.AWAITING_APPROVAL:
-        last = replace(last, approval=Approval(1))
-    elif phase == Phase.GATING and "errors" in plan.metrics:
-        last = replace(last, gates=(Gate("errors", at_most=percent("1%"), min_units=20_000),))
-    elif phase == Phase.PREFLIGHT:
-        return replace(plan, preflight=(Check(preflight_key("backup"), "is there a backup"),))
-    elif phase == Phase.AWAITING_WINDOW:
-        days = frozenset(range(7))
-        return replace(plan, calendar=Calendar("UTC", tuple(DailyWindow(days, m, m + 3) for m in range(3, 1430, 6))))
-    else:
-        return plan
-    return replace(plan, stages=(*plan.stages[:-1], replace(last, digest=stage_digest(last))))
+def _waiting_for(random: Random, plan: Plan, name: str, other: Plan) -> Plan:
+    """A stage of the plan waits for one of another rollout."""
+    at = random.randrange(len(plan.stages))
+    waiting = replace(plan.stages[at], after=(After(name, random.choice(other.stages).name),))
+    return _digested(replace(plan, stages=(*plan.stages[:at], waiting, *plan.stages[at + 1 :])))
 
 
 def _is_of_the_past(plan: Plan) -> bool:
@@ -164,25 +126,6 @@ def _is_of_the_past(plan: Plan) -> bool:
 
 def _checks(plan: Plan) -> tuple[Check, ...]:
     return (*plan.preflight, *(check for stage in plan.stages for check in stage.checks))
-
-
-def _planned(random: Random, active_s: float) -> tuple[Planned, ...]:
-    found = []
-    for _ in range(random.choice((0, 1, 3, 5, 7, 9))):
-        fault = random.choice(FAULTS)
-        if random.random() < 0.6:
-            found.append(Planned(fault, random.choice((0.0, 0.0, 0.002, 3.0, 30.0)), random.choice(PHASES)))
-        else:
-            found.append(Planned(fault, random.uniform(0.0, active_s)))
-    return tuple(found)
-
-
-def _between_approvals(random: Random, plan: Plan) -> tuple[Planned, ...]:
-    """What was agreed to is another plan, or another object, before it begins."""
-    if not any(stage.approval is not None for stage in plan.stages):
-        return ()
-    fault = random.choice(("matrix edited", "cluster rebuilt", "last stage edited"))
-    return (Planned(fault, random.choice((0.0, 20.05, 20.3, 21.0, 45.0)), "AwaitingApproval"),)
 
 
 def _row(random: Random) -> Exposure:
@@ -338,6 +281,10 @@ def _gates(random: Random, metrics: tuple[Metric, ...]) -> tuple[Gate, ...]:
     return (Gate("errors", at_most=percent("1%"), min_units=random.choice((1, 500, 2000))),)
 
 
+def _digested(plan: Plan) -> Plan:
+    return replace(plan, stages=tuple(replace(stage, digest=stage_digest(stage)) for stage in plan.stages))
+
+
 def stage_digest(stage: Stage) -> str:
     """Of what a stage does; sets are sorted, so that it is the same in every process."""
     flags = [
@@ -348,7 +295,9 @@ def stage_digest(stage: Stage) -> str:
         ]
         for entry in stage.entries
     ]
-    return digest([stage.name, flags, stage.bake.total_seconds(), [gate.metric for gate in stage.gates]])
+    return digest(
+        [stage.name, flags, stage.bake.total_seconds(), [gate.metric for gate in stage.gates], [*map(str, stage.after)]]
+    )
 
 
 def _versions(random: Random, name: str, base: Plan) -> dict[str, Plan | None]:
@@ -373,4 +322,4 @@ def _versions(random: Random, name: str, base: Plan) -> dict[str, Plan | None]:
     return found
 
 
-__all__ = ["MAIN", "Clause", "Planned", "Script", "Sense", "draw"]
+__all__ = ["MAIN", "Clause", "Script", "Sense", "draw"]

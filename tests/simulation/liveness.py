@@ -3,9 +3,12 @@
 | id | when | what |
 |---|---|---|
 | L1 | faults are over, a rate is far past its limit | the revert is committed within twice the looks of a settling |
+| L1 | faults are over | a revert that was begun, and not made or not answered, is made |
+| L4 | a failover has lost a revert, and nothing else goes wrong | who knows of it makes it again within 40 s |
 | S5 | at rest | the audit leaves each row as it is |
 | L7 | completed, and nobody does anything | no write for ten intervals |
-| L8 | nothing was wrong but that processes died | a stage begins within bake, two intervals, and what deaths cost |
+| L8 | nothing was wrong but that processes died | a stage begins within two intervals of the look that ends the bake |
+| L8 | faults are over, and all that was looked at passes the gates | nobody waits at them |
 | L9 | deleted, and faults are over | the object is gone within a minute, and its flags are nobody's |
 | rest | faults are over, and people do what is asked of them | the rollout completes |
 """
@@ -14,15 +17,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from feature_rollout.core.plan import MetricType, Plan, Row
-from simulation.memory import Memory
+from feature_rollout.core.plan import MetricType, Plan, Row, Stage
+from simulation import observed
+from simulation.memory import Memory, Past
 from simulation.order import plain, within
 from simulation.traffic import Kind, Spell
 
 if TYPE_CHECKING:
+    from feature_rollout.core.state import Ledger
+    from simulation.replica import Replica
     from simulation.world import World
 
 STEP_S = 5.0
@@ -30,6 +36,9 @@ STEP_S = 5.0
 SLACK_S = 40.0
 DELETED_S = 60.0
 QUIET_S = 300.0
+# A process looks at the rows this often at least, and writes what it has measured this often.
+RESTORED_S = 40.0
+CHECKPOINT_S = 5.0
 
 
 # Whatever holds, guards go on.
@@ -48,7 +57,7 @@ async def wait(world: World, seconds: float, until: Callable[[], bool] = lambda:
 
 async def harm(world: World, name: str) -> None:
     """L1: let harm in, where a guard must see it."""
-    found = _guarded(world, name)
+    found = guarded(world, name)
     if found is None:
         return
     plan, row = found
@@ -59,11 +68,12 @@ async def harm(world: World, name: str) -> None:
     world.note("traffic", "harm, and nothing else is wrong")
     world.traffic[name].spells.append(Spell(Kind.HARM, now, now + timedelta(seconds=bound_s), "errors", 100.0))
     done = await wait(world, bound_s, lambda: world.witness.lowered[world.key(name)] > before)
-    if not done and _guarded(world, name) == found and world.witness.violation is None:
+    world.traffic[name].end(world.now())
+    if not done and guarded(world, name) == found and world.witness.violation is None:
         world.witness.report("L1", f"every unit of errors failed for {bound_s:g} s, and {name} was not reverted")
 
 
-def _guarded(world: World, name: str) -> tuple[Plan, Row] | None:
+def guarded(world: World, name: str) -> tuple[Plan, Row] | None:
     """The plan in force, and a row that must act on errors now; None when there is none."""
     held = world.database.tables.ledgers.get(world.key(name))
     rollout = world.rollout(name)
@@ -75,6 +85,8 @@ def _guarded(world: World, name: str) -> tuple[Plan, Row] | None:
     )
     if not usable or plan is None or ledger.latch is not None or world.phase(name) not in _WATCHED:
         return None
+    if ledger.completed_at is not None:
+        return None  # the guards have ended, also where a row was changed since
     past = (world.database.tables.memory or Memory()).of(ledger.key)
     raised = {flag for flag, row in past.left.items() if not within(row, past.baseline.get(flag, row))}
     for row in plan.rows:
@@ -123,21 +135,78 @@ async def deletion(world: World, name: str) -> None:
         world.witness.report("L9", f"{name} is gone and owns {owned}")
 
 
-def too_late(world: World, plan: Plan, stage: int, waited_s: float) -> str | None:
-    """L8: why a stage should have begun before, or None."""
-    left = plan.stages[stage]
-    coming = plan.stages[stage + 1] if stage + 1 < len(plan.stages) else None
-    struck = {fault for fault, _ in world.witness.pairs}
-    waits_for_more = left.gates or coming is None or coming.approval or coming.checks or plan.calendar is not None
+def too_late(world: World, plan: Plan, old: Ledger, past: Past) -> str | None:
+    """L8: why a stage should have begun before, or None. What was looked at counts, whoever has died since."""
+    left, witness = plan.stages[old.stage], world.witness
+    coming = plan.stages[old.stage + 1] if old.stage + 1 < len(plan.stages) else None
+    struck = {fault for fault, _ in witness.pairs}
+    waits_for_more = left.gates or plan.calendar is not None or (coming and (coming.approval or coming.checks))
     waits_for_more = waits_for_more or any("holdAt" in spec for spec in world.script.specs.values())
     if waits_for_more or not struck <= HARMLESS or len(world.script.specs) > 1 or not plan.guards():
         return None
-    interval_s = max(metric.interval + metric.delay for metric in plan.metrics.values()).total_seconds()
-    bound_s = left.bake.total_seconds() + 2 * interval_s + 10.0
-    bound_s += world.witness.deaths * (2 * interval_s + SLACK_S)
-    if waited_s <= bound_s:
+    since = observed.since(witness, old, past)
+    if since is None or past.entered_s is None:
         return None
-    return f"stage {left.name} took {waited_s:.1f} s, at most {bound_s:g} s was allowed"
+    name = old.key.rpartition("/")[2]
+    baked_s = observed.baked_s(witness, name, plan, left, since) if left.bake else past.entered_s
+    interval_s = max(metric.interval + metric.delay for metric in plan.metrics.values()).total_seconds()
+    bound_s = (baked_s or past.entered_s) + 2 * interval_s + 10.0
+    deaths = sum(at_s > bound_s - 2 * interval_s - 2 * CHECKPOINT_S - 10.0 for at_s in witness.deaths_s)
+    bound_s += deaths * (2 * interval_s + SLACK_S)
+    if baked_s is None or world.loop.time() <= bound_s:
+        return None
+    return f"stage {left.name} was left {world.loop.time() - baked_s:.1f} s after its bake had been seen"
+
+
+def gating(world: World, name: str) -> None:
+    """L8: who waits at gates that are passed."""
+    witness, rollout = world.witness, world.rollout(name)
+    held = world.database.tables.ledgers.get(world.key(name))
+    plan = world.plans.get(rollout["spec"]["plan"]) if rollout is not None else None
+    if world.phase(name) != "Gating" or held is None or plan is None or witness.skewed or held.ledger.stage < 0:
+        witness.passing_s.pop(name, None)
+        return
+    past = (world.database.tables.memory or Memory()).of(held.ledger.key)
+    since = observed.since(witness, held.ledger, past)
+    if since is None or not _all_passed(world, name, plan.stages[held.ledger.stage], since):
+        witness.passing_s.pop(name, None)
+        return
+    interval_s = max(metric.interval + metric.delay for metric in plan.metrics.values()).total_seconds()
+    since_s = witness.passing_s.setdefault(name, world.loop.time())
+    if world.loop.time() > since_s + 3 * interval_s + SLACK_S:
+        witness.report("L8", f"{name} waits at gates that have been passed since {since_s:.1f} s")
+
+
+def _all_passed(world: World, name: str, stage: Stage, since: datetime) -> bool:
+    """By all that was looked at, and by what was since the faults were over, of which no process has missed any."""
+    for gate in stage.gates:
+        looks = observed.sound_of(observed.in_stage(world.witness, name, gate.metric, since))
+        clean = [look for look in looks if look.window.start >= world.at(world.healed_s)]
+        if not (observed.is_passed(gate, looks) and observed.is_passed(gate, clean)):
+            return False
+    return True
+
+
+def forgotten(world: World) -> None:
+    """L1: a revert that a process has begun is made, also when its reason is over."""
+    for replica in world.alive:
+        if world.witness.has_pending(replica.name) and len(world.script.specs) == 1:
+            world.witness.report("L1", f"{replica.name} has begun a revert, and has not made it")
+
+
+async def restored(world: World, who: Replica, key: str, attempt: int) -> None:
+    """L4: a revert that a failover has lost is made again by who knows of it, if nothing else goes wrong."""
+    since_s, uid = world.loop.time(), world.database.tables.ledgers[key].ledger.uid
+
+    def is_over() -> bool:
+        held, rollout = world.database.tables.ledgers.get(key), world.rollout(key.rpartition("/")[2])
+        if held is None or held.ledger.attempt != attempt or held.ledger.latch is not None:
+            return True
+        gone = rollout is None or rollout["metadata"]["uid"] != uid or "deletionTimestamp" in rollout["metadata"]
+        return gone or world.disturbed_s > since_s or not who.alive or world.weather.is_bad
+
+    if not await wait(world, RESTORED_S, is_over) and world.witness.violation is None:
+        world.witness.report("L4", f"a failover has lost the revert of {key}, and {who.name} has not made it again")
 
 
 # With nothing but these a rollout goes on as it should.
@@ -149,6 +218,7 @@ HARMLESS = {
     "answer lost, made",
     "answer lost, not made",
     "answer lost, made later",
+    "harm over",
     "watch event duplicated",
     "applied again",
     "status forged",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from feature_rollout.core.plan import Plan
-from simulation.faults import act, spec_of
+from simulation.meddling import act, spec_of
 from simulation.trace import Seconds
 from simulation.traffic import Kind
 
@@ -26,6 +26,7 @@ class Helper:
         self._turn = 0
         self.retries = 0
         self._put_back = 0
+        self._vain = 0
 
     def help(self, *, thorough: bool) -> None:
         world, rollout = self._world, self._rollout
@@ -79,10 +80,12 @@ class Helper:
         elif phase == "Paused":
             self._resume(reason, thorough=thorough)
         elif phase == "Held" and reason in ("HoldAction", "EvidenceAgainst") and thorough and not self._is_harmed():
-            self._act("Resume")
+            # What a test without events has against a rollout stays: then another attempt is the way on.
+            self._vain += 1
+            self._act("Resume" if self._vain % 10 else "RollBack")
         elif "put it back, or delete" in str(status.get("next")) and thorough:
             self._put_plan_back()
-        elif phase == "Gating" and thorough:
+        elif phase == "Gating" and thorough and self._rollout not in self._world.witness.passing_s:
             self._act("Promote")
         elif phase == "RolledBack" and not self._is_harmed() and (thorough or self._world.random.random() < 0.3):
             self.retries += 1

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from feature_rollout.core.looks import Look, Window
-from feature_rollout.core.plan import Metric, OnNoTraffic, Plan, Stage
+from feature_rollout.core.plan import After, Metric, Plan, Stage
 from feature_rollout.core.state import Ledger
-from simulation import liveness
-from simulation.database import Transaction
+from simulation import liveness, observed
+from simulation.database import LedgerRow, Transaction
 from simulation.memory import Past
 from simulation.order import plain
 
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 Wrong = Iterator[tuple[str, str]]
 # What passes between a look's answer and the commit that rests on it.
 SLACK = timedelta(seconds=20)
+# Between taking in what was read and the commit that rests on it.
+DECIDING_S = 2.0
+# What was read of another rollout counts for so long, and is decided on and committed then.
+READ_S = 20.0
 # A stage begins when it is decided, and is committed so much later at most.
 COMMIT_S = 2.0
 
@@ -29,15 +32,16 @@ def check(witness: Witness, change: Transaction, key: str, plan: Plan, past: Pas
     old, new = change.before.ledgers[key].ledger, change.after.ledgers[key].ledger
     name, stage = key.rpartition("/")[2], plan.stages[new.stage]
     spec = _spec(witness, change, new)
-    if (change.who, new.uid) in witness.deletion_seen:
+    if witness.has_seen_deletion(change.who, new.uid):
         yield "S15", f"{change.who} has seen the deletion of {new.uid} and raised"
     yield from _dormant(witness, change, (old, new), spec)
+    yield from _outdated(witness, change, new)
     yield from _people(witness, change, past, stage, spec)
     yield from _approved(witness, change, new, stage, plan)
+    yield from _in_order(witness, change, stage)
     if old.stage >= 0 and old.people.promoted is None:
         yield from _baked(witness, name, plan, old, past)
-        waited_s = witness.time_s() - past.entered_s if past.entered_s is not None else 0.0
-        late = liveness.too_late(witness.world, plan, old.stage, waited_s)
+        late = liveness.too_late(witness.world, plan, old, past)
         if late is not None:
             yield "L8", late
         yield from _gated(witness, name, plan, old, past)
@@ -49,6 +53,16 @@ def _spec(witness: Witness, change: Transaction, new: Ledger) -> Any:
     generation = next((entry.why.generation for entry in change.audited if entry.kind == "Raise"), None)
     specs = witness.world.cluster.specs.get(new.uid, {})
     return specs.get(generation) if generation is not None else None
+
+
+def _outdated(witness: Witness, change: Transaction, new: Ledger) -> Wrong:
+    """The object is looked at once more before a raise, whatever the watch has said of it."""
+    generation = next((entry.why.generation for entry in change.audited if entry.kind == "Raise"), None)
+    since_s = witness.replaced_s(new.uid, generation) if generation is not None else math.inf
+    if since_s < witness.time_s() - DECIDING_S and not (
+        witness.was_stopped(change.who) or witness.was_misled(change.who)
+    ):
+        yield "S12", f"raised by generation {generation} of {new.uid}, which was replaced at {since_s:.3f}"
 
 
 def _dormant(witness: Witness, change: Transaction, ledgers: tuple[Ledger, Ledger], spec: Any) -> Wrong:
@@ -73,6 +87,10 @@ def _dormant(witness: Witness, change: Transaction, ledgers: tuple[Ledger, Ledge
 
 
 def _people(witness: Witness, change: Transaction, past: Past, stage: Stage, spec: Any) -> Wrong:
+    read = witness.read_rows.get(change.who, {}) if len(witness.world.script.specs) == 1 else {}
+    for flag in stage.flags:
+        if flag in read and change.before.flags[flag] != read[flag]:
+            yield "S4", f"stage {stage.name} began while {flag} was {change.before.flags[flag]}, read as {read[flag]}"
     if spec is None or spec.get("onDrift") == "Report":
         return
     read_s = witness.read_s.get(change.who, 0.0)
@@ -113,70 +131,55 @@ def _approved(witness: Witness, change: Transaction, new: Ledger, stage: Stage, 
         yield "S13", f"stage {stage.name} began without the confirmation of {missing}"
 
 
-def _sound(look: Look) -> bool:
-    """Whether there is something in it that can be judged."""
-    numbers = (look.events, look.units, look.value)
-    given = [number for number in numbers if number is not None]
-    if look.error is not None or not given or not all(math.isfinite(number) and number >= 0 for number in given):
+def _in_order(witness: Witness, change: Transaction, stage: Stage) -> Wrong:
+    """A stage that waits for another rollout's: that was passed, by its ledger as it is or was a moment ago."""
+    lately_s = math.inf if witness.skewed or witness.was_stopped(change.who) else READ_S
+    for one in stage.after:
+        rows = witness.lately(witness.world.key(one.rollout), lately_s)
+        if not any(_is_passed(witness, row, one) for row in rows):
+            yield "S9", f"stage {stage.name} began, and {one} was not passed in the last {lately_s:g} s"
+
+
+def _is_passed(witness: Witness, row: LedgerRow, one: After) -> bool:
+    ledger = row.ledger
+    if ledger.latch is not None or row.closed_at is not None or ledger.stage < 0:
         return False
-    return look.value is not None or bool(look.units)
-
-
-def _empty(look: Look) -> bool:
-    return look.error is None and look.value is None and not look.units and not (look.events or 0)
-
-
-def _in_stage(witness: Witness, rollout: str, metric: str, since: datetime) -> list[Look]:
-    return [look for look in witness.looks[rollout].get(metric, ()) if look.window.start >= since]
+    plan = witness.plan(ledger.plan_hash)
+    index = [stage.name for stage in plan.stages].index(one.stage)
+    stage = plan.stages[index]
+    if ledger.stage != index or ledger.completed_at is not None or ledger.people.promoted is not None:
+        return ledger.stage > index or ledger.completed_at is not None or ledger.people.promoted is not None
+    if ledger.entered_at is None or not plan.guards() or ledger.attempt > 1:
+        return True  # where a bake is counted from is another matter
+    return observed.length(observed.baked(witness, one.rollout, plan, stage, ledger.entered_at)) >= stage.bake
 
 
 def _baked(witness: Witness, name: str, plan: Plan, old: Ledger, past: Past) -> Wrong:
-    stage, since = plan.stages[old.stage], _since(witness, old, past)
-    guarded = sorted({clause.metric for _, clause in plan.guards()})
+    stage, since = plan.stages[old.stage], observed.since(witness, old, past)
     if since is None or past.entered_s is None or not stage.bake:
         return
     waited_s = witness.time_s() - past.entered_s
     if not witness.skewed and waited_s < stage.bake.total_seconds() - COMMIT_S:
         yield "S10", f"stage {stage.name} was left after {waited_s:.1f} s, its bake is {stage.bake}"
-    if not guarded:
+    if not plan.guards():
         return
-    counts = stage.on_no_traffic is OnNoTraffic.COUNT
-    spans = [
-        {look.window for look in _in_stage(witness, name, metric, since) if _sound(look) or (counts and _empty(look))}
-        for metric in guarded
-    ]
-    healthy = sum((window.end - window.start for window in _common(spans)), timedelta(0))
+    healthy = observed.length(observed.baked(witness, name, plan, stage, since))
     if healthy < stage.bake:
         yield "S10", f"stage {stage.name} was left after {healthy} of sound looks, its bake is {stage.bake}"
 
 
-def _common(spans: Sequence[set[Window]]) -> set[Window]:
-    """All metrics of a plan have one interval here, so that their windows are the same."""
-    return set.intersection(*spans) if spans else set()
-
-
-def _since(witness: Witness, old: Ledger, past: Past) -> datetime | None:
-    """When the stage began: by the clock of who began it, or by the true time where that was fast."""
-    if old.entered_at is None or past.entered_s is None:
-        return old.entered_at
-    return min(old.entered_at, witness.world.at(past.entered_s))
-
-
 def _gated(witness: Witness, name: str, plan: Plan, old: Ledger, past: Past) -> Wrong:
-    stage, since = plan.stages[old.stage], _since(witness, old, past)
+    stage, since = plan.stages[old.stage], observed.since(witness, old, past)
     for gate in stage.gates if since is not None else ():
         assert since is not None
-        looks = [look for look in _in_stage(witness, name, gate.metric, since) if _sound(look)]
-        units = sum({look.window: look.units or 0.0 for look in looks}.values())
+        looks = observed.sound_of(observed.in_stage(witness, name, gate.metric, since))
+        units = sum(look.units or 0.0 for look in looks)
         if not looks:
             yield "S9", f"the gate on {gate.metric} was passed without a sound look in {stage.name}"
         elif looks[0].units is not None and units < gate.min_units:
             yield "S9", f"the gate on {gate.metric} was passed with {units:g} units, it demands {gate.min_units}"
-        elif looks[0].events is not None and len({look.window for look in looks}) == 1:
-            rate = (looks[0].events or 0.0) / (looks[0].units or 1.0)
-            too_high = gate.at_most is not None and rate > gate.at_most.value
-            if too_high or (gate.at_least is not None and rate < gate.at_least.value):
-                yield "S9", f"the gate on {gate.metric} was passed at {rate:g}"
+        elif all(observed.is_beyond(gate, look) for look in looks):
+            yield "S9", f"the gate on {gate.metric} was passed, and every look in {stage.name} is beyond it"
 
 
 def _seen(witness: Witness, change: Transaction, name: str, plan: Plan) -> Wrong:
@@ -188,7 +191,7 @@ def _seen(witness: Witness, change: Transaction, name: str, plan: Plan) -> Wrong
             continue  # what a process before it has stored may be fresh enough
         bound: Metric = plan.metrics[metric]
         age = replica.now() - max(look.window.end for look in looks)
-        if not any(_sound(look) or _empty(look) for look in looks):
+        if not any(observed.is_sound(look) or observed.is_empty(look) for look in looks):
             yield "S9", f"raised on a look of {metric} that says nothing: {looks[-1]}"
-        elif age > 3 * bound.interval + bound.delay + SLACK and not witness.skewed:
+        elif age > 3 * bound.interval + bound.delay + SLACK and not (witness.skewed or witness.was_stopped(change.who)):
             yield "S9", f"raised on a look of {metric} that is {age} old"

@@ -7,6 +7,7 @@ other. A crash ends everything in it between two awaits; a pause stops it there.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from feature_rollout.core.decision import Trouble
 from feature_rollout.core.election import Role
 from feature_rollout.core.people import Outcome, Request, RequestType, RollBackTo
-from feature_rollout.core.plan import OnDelete, OnDrift, Plan
+from feature_rollout.core.plan import OnDelete, OnDrift, Plan, Stage
 from feature_rollout.kube.resources import ACTIONS, ROLLOUTS
 from feature_rollout.ports import Problem
 from feature_rollout.reconcile import Reconciler, Target
@@ -22,7 +23,7 @@ from feature_rollout.runtime.inventory import Inventory
 from simulation.cluster import NAMESPACE, Object
 from simulation.faults import restart_later
 from simulation.objects import MemoryObjects
-from simulation.sources import MemoryChecks, MemorySource
+from simulation.sources import MemoryChecks, MemoryOthers, MemorySource
 from simulation.store import MemoryFlagStore
 from simulation.wire import LATENCY_S, ApiWire, Armed, DatabaseWire, Dead, Trap
 
@@ -57,6 +58,9 @@ class Replica:
         self._uids: dict[str, str] = {}
         self._due: dict[str, float] = {}
         self._paused: asyncio.Future[None] | None = None
+        # What the watch has sent while it was stopped.
+        self._undelivered: list[tuple[str, str, Object]] = []
+        self.woken_s = -math.inf
         self._sleeping: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -95,12 +99,21 @@ class Replica:
         if self._paused is not None:
             self._paused.set_result(None)
             self._paused = None
+            self.woken_s = self.world.loop.time()
+            undelivered, self._undelivered = self._undelivered, []
+            for plural, event, obj in undelivered:
+                self.deliver(plural, event, obj)
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._paused is not None
 
     def take_role(self, role: Role) -> None:
         if self.alive and role is not self.role:
             self.note(f"is {role}")
             self.role = role
             self.world.witness.idle_since_s.pop(self.name, None)
+            self.world.witness.forgets(self)
             if role is not Role.LEADING:
                 self.world.witness.idle_since_s[self.name] = self.world.loop.time()
             for _, name in sorted(self.inventory.rollouts()):
@@ -138,10 +151,12 @@ class Replica:
         if not self.alive:
             raise Dead(self.name)
 
-    def trapped(self, what: str) -> Trap | None:
+    def trapped(self, what: str, traps: frozenset[Trap]) -> Trap | None:
+        """The trap of these that a call falls into, if one is set for it."""
         for armed in self.armed:
-            if what.startswith(armed.what):
+            if armed.trap in traps and what.startswith(armed.what):
                 self.armed.remove(armed)
+                self.world.disturbed_s = self.world.loop.time()
                 armed.sprung()
                 return armed.trap
         return None
@@ -159,7 +174,9 @@ class Replica:
     # The watch, and what it has missed.
 
     def deliver(self, plural: str, event: str, obj: Object) -> None:
-        if self.alive:
+        if self._paused is not None:
+            self._undelivered.append((plural, event, obj))
+        elif self.alive:
             self.world.witness.delivered(self, obj)
             for _, name in sorted(self.inventory.offer(plural, event, obj)):
                 self.wake(name)
@@ -213,10 +230,11 @@ class Replica:
 
     async def _reconcile(self, name: str) -> timedelta | None:
         try:
-            target = await self._target(name)
+            target = await self.target(name)
             old = self._uids.get(name)
             if old is not None and (target is None or old != target.uid):
                 self.reconciler.forget(old)
+                self.world.witness.forgets(self)
                 del self._uids[name]
             if target is None:
                 return None
@@ -226,7 +244,8 @@ class Replica:
             self.world.witness.report("S21", f"{self.name}: reconciling {name} raised {error!r}")
             return timedelta(seconds=1)
 
-    async def _target(self, name: str) -> Target | None:
+    async def target(self, name: str) -> Target | None:
+        """A rollout with its references followed, as this process knows it."""
         rollout = self.inventory.get(ROLLOUTS, NAMESPACE, name)
         if rollout is None:
             return None
@@ -255,7 +274,17 @@ class Replica:
             checks,
             self._requests(name),
             {"plan": spec["plan"]} if plan is not None else None,
+            MemoryOthers(self),
+            self._order(good),
         )
+
+    def _order(self, good: str | None) -> dict[str, tuple[Stage, ...]]:
+        """The stages of the rollouts that this plan waits for; those wait for none here."""
+        plan = self.world.plans[good] if good is not None else None
+        named = {one.rollout for stage in plan.stages for one in stage.after} if plan is not None else set()
+        found = {name: self.inventory.get(ROLLOUTS, NAMESPACE, name) for name in sorted(named)}
+        plans = {name: self.world.plans.get(obj["spec"]["plan"]) for name, obj in found.items() if obj is not None}
+        return {name: other.stages for name, other in plans.items() if other is not None}
 
     async def _recall(self, key: str, uid: str) -> None:
         """The last good plan, which the database has kept."""

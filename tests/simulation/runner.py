@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from simulation import liveness, loop
-from simulation.faults import strike
-from simulation.generator import MAIN, Planned, Script, draw
+from simulation.generator import MAIN, Script, draw
 from simulation.people import LOOK_S, Helper
 from simulation.trace import Trace
 from simulation.world import World
 
 SETTLING_S = 1500.0
+# How long at most something is waited for that can be harmed.
+HARMED_S = 600.0
 # After a clock was an hour fast, or with a calendar that opens now and then.
 SETTLING_S_MAX = 5000.0
 
@@ -77,18 +78,16 @@ def play(script: Script) -> Run:
 async def _play(script: Script) -> World:
     world = World(script)
     helpers = {name: Helper(world, name) for name in script.specs}
-    for planned in script.planned:
-        if planned.phase is None:
-            world.loop.call_later(planned.after_s, _strike, world, planned)
-        else:
-            world.waiting.setdefault(planned.phase, []).append(planned)
+    world.plan_faults(MAIN)
     for name, spec in script.specs.items():
         world.cluster.apply(name, spec)
     world.start()
     await _until(world, script.active_s, helpers, thorough=False)
     world.heal()
-    if script.harmed_at_the_end:
-        await liveness.wait(world, liveness.SLACK_S)
+    await liveness.wait(world, liveness.SLACK_S)
+    liveness.forgotten(world)
+    for _ in range(script.harms_at_the_end):
+        await _until(world, HARMED_S, helpers, thorough=True, until=lambda: liveness.guarded(world, MAIN) is not None)
         await liveness.harm(world, MAIN)
     settling_s = SETTLING_S_MAX if world.witness.skewed or _has_calendar(script) else SETTLING_S
     await _until(world, settling_s, helpers, thorough=True)
@@ -111,20 +110,24 @@ async def _end(world: World) -> None:
             await liveness.deletion(world, name)
 
 
-async def _until(world: World, seconds: float, helpers: dict[str, Helper], *, thorough: bool) -> None:
+async def _until(
+    world: World,
+    seconds: float,
+    helpers: dict[str, Helper],
+    *,
+    thorough: bool,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
     end_s = world.loop.time() + seconds
     while world.loop.time() < end_s and world.witness.violation is None:
         await asyncio.wait([world.stopped], timeout=min(LOOK_S, end_s - world.loop.time()))
         for helper in helpers.values():
             if thorough or world.script.prompt:
                 helper.help(thorough=thorough)
-        if thorough and all(world.is_settled(name) for name in helpers):
-            return
-
-
-def _strike(world: World, planned: Planned) -> None:
-    if world.active:
-        strike(world, planned.fault, MAIN)
+        if thorough:
+            liveness.gating(world, MAIN)
+            if until() or all(world.is_settled(name) for name in helpers):
+                return
 
 
 __all__ = ["Outcome", "Run", "draw", "play", "run", "run_one"]

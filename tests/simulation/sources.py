@@ -1,4 +1,4 @@
-"""Metrics and checks as one replica is answered: with latency, time-outs, and errors that hold a secret."""
+"""Metrics, checks and other rollouts as one replica is answered: with latency, time-outs, errors that hold a secret."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.looks import Look, Window
 from feature_rollout.core.plan import MetricType
+from feature_rollout.reconcile.others import Other
 from simulation.traffic import SECRET, Kind
 
 if TYPE_CHECKING:
@@ -62,6 +63,32 @@ class MemorySource:
             self._world.witness.looked(self._replica, self._rollout, Look(metric, window, error="raised"))
             raise RuntimeError(f"cannot log in with {SECRET}")
         return Look(metric, window, **traffic.numbers(self._world.metric(self._rollout, metric), window))
+
+
+class MemoryOthers:
+    """`reconcile.others.Others`, as `runtime.targets` has it."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def find(self, name: str) -> Other | str:
+        await self._replica.travel()
+        target = await self._replica.target(name)
+        if target is None:
+            return "there is no such FeatureRollout"
+        if target.deleting:
+            return "it is being deleted"
+        if target.plan is None or target.store is None:
+            return "InvalidPlan"
+        return Other(
+            target.key,
+            target.uid,
+            target.plan,
+            target.store,
+            target.suspended,
+            target.on_drift,
+            target.trouble,
+        )
 
 
 class MemoryChecks:

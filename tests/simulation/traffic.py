@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from random import Random
@@ -68,6 +68,12 @@ class Traffic:
     def levels_control(self) -> bool:
         """Whether there is a control arm, which may say that harm is not the rollout's doing."""
         return any(level.control for level in self.levels.values())
+
+    def end(self, now: datetime, kind: Kind | None = None) -> bool:
+        """Whatever is wrong, or all of that kind, is over; whether there was anything."""
+        ending = [spell for spell in self.spells if spell.end > now and kind in (None, spell.kind)]
+        self.spells[:] = [replace(spell, end=now) if spell in ending else spell for spell in self.spells]
+        return bool(ending)
 
     def spell(self, metric: str, window: Window) -> Spell | None:
         """The newest one that covers the window."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from feature_rollout.core.plan import Plan
 from feature_rollout.core.state import Ledger
-from simulation import reverting
+from simulation import liveness, reverting
 from simulation.database import Owner, Transaction
 from simulation.memory import Memory, Past
 from simulation.order import DISABLED, Row, in_stage, meet, plain, plain_rows, within
@@ -32,10 +32,12 @@ def check(witness: Witness, change: Transaction) -> Wrong:
         yield from _ledger(change, key, past)
         if kind == "raise":
             yield from _raise(witness, change, key, memory)
+        elif change.what == "ledger Complete":
+            yield from _completed(witness, change, key, past)
         elif kind == "lower":
             yield from reverting.check(witness, change, key, past)
         elif kind == "release":
-            yield from _release(change, key, past)
+            yield from _release(witness, change, key, past)
         elif kind == "open":
             yield from _open(change, key, memory)
         yield from _audit(change, key, past)
@@ -133,6 +135,15 @@ def _raise(witness: Witness, change: Transaction, key: str, memory: Memory) -> W
     yield from witness.wrong_with_raise(change, key, plan, past)
 
 
+def _completed(witness: Witness, change: Transaction, key: str, past: Past) -> Wrong:
+    """L8: the last stage ends as soon as any other."""
+    old = change.before.ledgers[key].ledger
+    plan = witness.plan(change.after.ledgers[key].ledger.plan_hash)
+    late = liveness.too_late(witness.world, plan, old, past) if old.people.promoted is None else None
+    if late is not None:
+        yield "L8", late
+
+
 def _baseline(new: Ledger, past: Past) -> Mapping[str, Row]:
     return {**plain_rows(new.baseline), **past.baseline}
 
@@ -153,29 +164,28 @@ def _open(change: Transaction, key: str, memory: Memory) -> Wrong:
         yield "S2", f"{key} begins without the latch of {latched}"
 
 
-def _release(change: Transaction, key: str, past: Past) -> Wrong:
+def _release(witness: Witness, change: Transaction, key: str, past: Past) -> Wrong:
     row = change.after.ledgers[key]
     if change.before.ledgers[key].closed_at is not None:
         return
-    wish = str(row.on_delete)
+    wishes = witness.wishes(row.ledger.uid)
     for flag, left in past.left.items():
         was, is_ = change.before.flags.get(flag), change.after.flags.get(flag)
         if was is None or is_ is None or change.before.ownership.get(flag, Owner()).key != key:
             continue
-        wanted = plain(was)
-        if "onDelete is Disable" in _message(change, key):
-            wanted = meet(plain(was), DISABLED)
-        elif "onDelete is Restore" in _message(change, key):
-            base = past.baseline.get(flag, left)
-            wanted = base if within(base, plain(was)) else meet(plain(was), base)
-        if _message(change, key) and plain(is_) != wanted:
-            yield "S15", f"{flag} was left at {is_}, and not at {wanted} as onDelete ({wish}) says"
+        wanted = {wish: _left_behind(wish, plain(was), past.baseline.get(flag, left)) for wish in sorted(wishes)}
+        if plain(is_) not in wanted.values():
+            yield "S15", f"{flag} was left at {is_}, which was {was}; onDelete wants {wanted}"
     if row.closed_at is None or any(owner.key == key for owner in change.after.ownership.values()):
         yield "S15", f"{key} was released, and is open or owns a flag"
 
 
-def _message(change: Transaction, key: str) -> str:
-    return next((entry.why.message for entry in change.audited if entry.key == key and entry.kind == "Lower"), "")
+def _left_behind(wish: str, was: Row, baseline: Row) -> Row:
+    if wish == "Disable":
+        return meet(was, DISABLED)
+    if wish == "Restore":
+        return baseline if within(baseline, was) else meet(was, baseline)
+    return was
 
 
 def _audit(change: Transaction, key: str, past: Past) -> Wrong:

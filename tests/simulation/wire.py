@@ -37,12 +37,18 @@ class Trap(StrEnum):
     STALE_GET = "stale get"
 
 
+# What a write to the database, a question to the API server and a write to it can fall into.
+DATABASE_TRAPS = frozenset(Trap) - {Trap.STALE_GET}
+API_READ_TRAPS = frozenset({Trap.STALE_GET})
+API_WRITE_TRAPS = frozenset({Trap.CRASH_BEFORE, Trap.CRASH_AFTER, Trap.LOST_MADE})
+
+
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """`what` is how the name of a call begins. `sprung` is told when it was met."""
+    """`what` is how the names of the calls begin. `sprung` is told when it was met."""
 
     trap: Trap
-    what: str
+    what: tuple[str, ...]
     sprung: Callable[[], None]
 
 
@@ -80,6 +86,7 @@ class DatabaseWire:
         return result
 
     async def write(self, what: str, work: Callable[[], T]) -> T:
+        self._world.calls(self._replica, what)
         try:
             await self._reach()
         except Problem:
@@ -88,7 +95,7 @@ class DatabaseWire:
         no_room = self.no_room
         if no_room is not None and what != "lower flags only":
             raise no_room
-        trap = self._replica.trapped(what)
+        trap = self._replica.trapped(what, DATABASE_TRAPS)
         if trap is Trap.CRASH_BEFORE:
             self._replica.crash(f"before {what}")
         while self._world.late is not None:
@@ -160,15 +167,18 @@ class ApiWire:
         self._world = replica.world
 
     async def ask(self, what: str, work: Callable[[bool], T]) -> T:
+        self._world.calls(self._replica, what)
         await self._reach()
-        trap = self._replica.trapped(what)
-        result = work(trap is Trap.STALE_GET)
+        is_stale = self._replica.trapped(what, API_READ_TRAPS) is Trap.STALE_GET
+        if is_stale:
+            self._world.witness.misled(self._replica)
+        result = work(is_stale)
         await self._replica.travel()
         return result
 
     async def tell(self, what: str, work: Callable[[], T]) -> T:
-        await self._reach()
-        trap = self._replica.trapped(what)
+        await self._reach(slow=self._world.weather.slow_statuses and what.startswith("status "))
+        trap = self._replica.trapped(what, API_WRITE_TRAPS)
         if trap is Trap.CRASH_BEFORE:
             self._replica.crash(f"before {what}")
         try:
@@ -184,7 +194,7 @@ class ApiWire:
         await self._replica.travel()
         return result
 
-    async def _reach(self) -> None:
-        await self._replica.travel()
+    async def _reach(self, *, slow: bool = False) -> None:
+        await self._replica.travel(slow=slow)
         if self._world.weather.api_down:
             raise ApiUnavailable("the API server does not answer")

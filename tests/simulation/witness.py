@@ -28,6 +28,7 @@ That a reader sees no half stage (S7) is a matter of transactions: tests/chaos, 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -35,20 +36,18 @@ from typing import TYPE_CHECKING, Any
 from feature_rollout.core.plan import Plan
 from feature_rollout.kube.resources import ROLLOUTS
 from simulation import raising, transactions
+from simulation.raising import DECIDING_S
 from simulation.traffic import SECRET
 
 if TYPE_CHECKING:
     from feature_rollout.core.checks import CheckAnswer
-    from feature_rollout.core.looks import Look
+    from feature_rollout.core.exposure import Exposure
+    from feature_rollout.core.looks import Look, Window
     from simulation.cluster import Object
-    from simulation.database import Transaction
+    from simulation.database import LedgerRow, Transaction
     from simulation.memory import Past
     from simulation.replica import Replica
     from simulation.world import World
-
-
-# Between taking in what the metrics have said and the commit that rests on it.
-DECIDING_S = 2.0
 
 
 class Witness:
@@ -59,22 +58,35 @@ class Witness:
         self.violation: tuple[str, str] | None = None
         self.pairs: Counter[tuple[str, str]] = Counter()
         self.looks: dict[str, dict[str, list[Look]]] = {name: {} for name in world.script.specs}
+        # By rollout, metric and window: when it was answered for the first time.
+        self.answered_s: dict[tuple[str, str, Window], float] = {}
         # By replica, rollout and metric: what it was answered, and when.
         self._answers: dict[tuple[str, str, str], list[tuple[float, Look]]] = {}
         self.read_s: dict[str, float] = {}
+        # The rows as a replica has read them last.
+        self.read_rows: dict[str, dict[str, Exposure]] = {}
+        # Every ledger row as it was from a time on.
+        self.history: dict[str, list[tuple[float, LedgerRow]]] = {}
         self.idle_since_s: dict[str, float] = {}
         self.edited_s: dict[str, float] = {}
         self.skewed = False
         # By replica and uid: the attempt whose revert it was told of.
         self._known: dict[tuple[str, str], int] = {}
         self._pending: set[str] = set()
-        self.deletion_seen: set[tuple[str, str]] = set()
+        # By uid and generation, when it came; the object's end is its last generation.
+        self._generations_s: dict[str, dict[float, float]] = {}
+        self._deleted_in: dict[str, int] = {}
+        self._misled_s: dict[str, float] = {}
+        # When a replica has first seen that an object is being deleted.
+        self._deletion_seen_s: dict[tuple[str, str], float] = {}
         self.actions: dict[str, Object] = {}
         # What liveness is measured by.
         self.lowered: Counter[str] = Counter()
         self.opened: set[str] = set()
         self.writes = 0
-        self.deaths = 0
+        self.deaths_s: list[float] = []
+        # Since when all that was looked at passes the gates that a rollout waits at.
+        self.passing_s: dict[str, float] = {}
         # Under which uid, and in which attempt, an action was applied.
         self.applied: dict[str, tuple[str, int]] = {}
         self._generations: dict[str, int] = {}
@@ -100,14 +112,56 @@ class Witness:
         before = [look for at_s, look in known if at_s <= self.time_s() - DECIDING_S]
         return before[-1:] + deciding
 
+    def lately(self, key: str, seconds: float) -> list[LedgerRow]:
+        """A ledger row as it is, and as it was within so many seconds; the newest first."""
+        found = []
+        for at_s, row in reversed(self.history.get(key, [])):
+            found.append(row)
+            if at_s < self.time_s() - seconds:
+                break
+        return found
+
     def is_idle(self, who: str) -> bool:
         """Whether a replica has lost the Lease, and not just now."""
         lost_s = self.idle_since_s.get(who)
         return lost_s is not None and lost_s < self.time_s() - DECIDING_S
 
+    def has_seen_deletion(self, who: str, uid: str) -> bool:
+        """Whether a replica knew that the object is being deleted, when it decided on what it commits now."""
+        return self._deletion_seen_s.get((who, uid), math.inf) < self.time_s() - DECIDING_S and not self.was_stopped(
+            who
+        )
+
+    def was_stopped(self, who: str) -> bool:
+        """Whether a replica was stopped a moment ago: what it commits now it may have decided on before that."""
+        replica = next(replica for replica in self.world.replicas if replica.name == who)
+        return replica.woken_s > self.time_s() - DECIDING_S
+
+    def was_misled(self, who: str) -> bool:
+        """Whether a replica was given an old version of the object a moment ago."""
+        return self._misled_s.get(who, -math.inf) > self.time_s() - DECIDING_S
+
+    def replaced_s(self, uid: str, generation: int) -> float:
+        """Since when there is a newer generation of the object, or none of that uid any more."""
+        known = self._generations_s.get(uid, {})
+        return min((at_s for newer, at_s in known.items() if newer > generation), default=math.inf)
+
+    def wishes(self, uid: str) -> set[str]:
+        """What onDelete has said since the object was deleted."""
+        specs, first = self.world.cluster.specs[uid], self._deleted_in.get(uid, 0)
+        return {spec.get("onDelete", "Keep") for generation, spec in specs.items() if generation >= first}
+
     def has_pending(self, who: str) -> bool:
         """Whether a lowering of this replica has failed, so that the next one makes it whole."""
         return who in self._pending
+
+    def knows_revert(self, who: str, uid: str) -> int | None:
+        """The attempt whose revert a replica was told of."""
+        return self._known.get((who, uid))
+
+    def forgets(self, replica: Replica) -> None:
+        """It stands by, or the object is another: what it had begun is not for it to finish."""
+        self._pending.discard(replica.name)
 
     def evidence(self, change: Transaction, key: str) -> Mapping[str, Any] | None:
         """What a revert was decided on: as its audit says, or its latch where it has changed no row."""
@@ -132,8 +186,8 @@ class Witness:
             self.violation = invariant, text
             self.world.stop()
 
-    def met(self, fault: str, rollout: str) -> None:
-        self.pairs[fault, self.world.phase(rollout)] += 1
+    def met(self, fault: str, phase: str) -> None:
+        self.pairs[fault, phase] += 1
 
     def committed(self, change: Transaction) -> None:
         by_operator = change.who.startswith("op-")
@@ -154,6 +208,7 @@ class Witness:
         for key, row in change.after.ledgers.items():
             if change.before.ledgers.get(key) is row:
                 continue
+            self.history.setdefault(key, []).append((self.time_s(), row))
             if change.what.startswith("lower "):
                 self.lowered[key] += 1
             if change.what.startswith("open "):
@@ -163,10 +218,17 @@ class Witness:
 
     def stored(self, plural: str, event: str, obj: Object) -> None:
         """An object as the API server has it now."""
-        if plural != ROLLOUTS or event == "DELETED":
+        if plural != ROLLOUTS:
             return
+        status, uid, generation = obj["status"], obj["metadata"]["uid"], obj["metadata"]["generation"]
+        generations = self._generations_s.setdefault(uid, {})
+        if event == "DELETED":
+            generations.setdefault(math.inf, self.time_s())
+            return
+        generations.setdefault(generation, self.time_s())
+        if "deletionTimestamp" in obj["metadata"]:
+            self._deleted_in.setdefault(uid, generation)
         self.writes += 1
-        status, uid = obj["status"], obj["metadata"]["uid"]
         seen = status.get("observedGeneration", -1)
         if status and status.get("planHash") != "v1:forged":
             if seen < self._generations.get(uid, -1):
@@ -174,8 +236,13 @@ class Witness:
             self._generations[uid] = max(seen, self._generations.get(uid, -1))
             self.said(json.dumps(status, sort_keys=True))
 
+    def misled(self, replica: Replica) -> None:
+        """It was given an old version of an object."""
+        self._misled_s[replica.name] = self.time_s()
+
     def read(self, replica: Replica) -> None:
         self.read_s[replica.name] = self.time_s()
+        self.read_rows[replica.name] = dict(self.world.database.tables.flags)
 
     def answered(self, replica: Replica, what: str, result: Any) -> None:
         """A transaction's answer has come. Who opens a ledger row goes on from what the database has of the looks."""
@@ -194,10 +261,11 @@ class Witness:
 
     def died(self, replica: Replica) -> None:
         self._pending.discard(replica.name)
-        self.deaths += 1
+        self.deaths_s.append(self.time_s())
 
     def looked(self, replica: Replica, rollout: str, look: Look) -> None:
         self.looks[rollout].setdefault(look.metric, []).append(look)
+        self.answered_s.setdefault((rollout, look.metric, look.window), self.time_s())
         self._answers.setdefault((replica.name, rollout, look.metric), []).append((self.time_s(), look))
 
     def checked(self, replica: Replica, rollout: str, answer: CheckAnswer) -> None:
@@ -205,7 +273,7 @@ class Witness:
 
     def read_object(self, replica: Replica, name: str, found: Mapping[str, Any] | None) -> None:
         if found is not None and "deletionTimestamp" in found["metadata"]:
-            self.deletion_seen.add((replica.name, found["metadata"]["uid"]))
+            self._deletion_seen_s.setdefault((replica.name, found["metadata"]["uid"]), self.time_s())
 
     def delivered(self, replica: Replica, obj: Object) -> None:
         self.read_object(replica, obj["metadata"]["name"], obj)

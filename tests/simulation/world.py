@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,8 @@ from simulation.witness import Witness
 from support.fakes import T0
 
 if TYPE_CHECKING:
-    from simulation.generator import Planned, Script
+    from simulation.generator import Script
+    from simulation.schedule import Planned
 
 # How late the watch may be, and no harm done.
 WATCH_LATENCY_S = (0.001, 0.01, 0.05, 0.4)
@@ -37,8 +40,13 @@ class Weather:
     api_down: bool = False
     no_room: bool = False
     slow_reads: bool = False
+    slow_statuses: bool = False
     # What becomes of the next events of the watch, one each: lost, twice, late.
     watch: list[str] = field(default_factory=list)
+
+    @property
+    def is_bad(self) -> bool:
+        return any((self.store_down, self.api_down, self.no_room, self.slow_reads, self.slow_statuses))
 
 
 class World:
@@ -66,9 +74,14 @@ class World:
         self._started = 0
         # While it is true things go wrong.
         self.active = True
+        self.healed_s = math.inf
+        # When something went wrong for the last time.
+        self.disturbed_s = -math.inf
         self.stopped = self.loop.create_future()
-        # Faults that wait for a phase of the main rollout.
-        self.waiting: dict[str, list[Planned]] = {}
+        self._watched_over: set[asyncio.Task[None]] = set()
+        # Faults that wait for a phase of the main rollout, or for a call.
+        self._waiting: dict[str, list[Planned]] = {}
+        self._called: list[Planned] = []
         self._phases: dict[str, str] = {}
 
     def now(self) -> datetime:
@@ -111,6 +124,12 @@ class World:
             return "Terminating"
         return str(found["status"].get("phase", "Pending"))
 
+    def watch_over(self, expectation: Coroutine[Any, Any, None]) -> None:
+        """Have something watched that must come about, beside all else."""
+        task = self.loop.create_task(expectation)
+        self._watched_over.add(task)
+        task.add_done_callback(self._watched_over.discard)
+
     def stop(self) -> None:
         """A violation ends the run."""
         if not self.stopped.done():
@@ -119,8 +138,10 @@ class World:
     def heal(self) -> None:
         """Faults end: one process leads, with the true time, and everything answers."""
         self.active = False
+        self.healed_s = self.disturbed_s = self.loop.time()
         self.note("fault", "all faults end")
         self.weather = Weather()
+        self.database.locked.clear()
         for replica in self.replicas:
             replica.armed.clear()
             replica.resume()
@@ -138,12 +159,29 @@ class World:
         for name in self.checks:
             self.checks[name] = "passes"
         for traffic in self.traffic.values():
-            traffic.spells[:] = [replace(spell, end=min(spell.end, self.now())) for spell in traffic.spells]
+            traffic.end(self.now())
 
     def is_settled(self, name: str) -> bool:
         """Whether nothing more will come of it: it is done, or its flags are another's."""
         owners = (self.database.tables.ownership.get(flag, Owner()).key for flag in self.script.flags[name])
         return self.phase(name) in ("Completed", "Gone") or any(owner not in (None, self.key(name)) for owner in owners)
+
+    def plan_faults(self, name: str) -> None:
+        """Have all faults of the script come to this rollout, each in its time."""
+        for planned in self.script.planned:
+            if planned.call is not None:
+                self._called.append(planned)
+            elif planned.phase is not None:
+                self._waiting.setdefault(planned.phase, []).append(planned)
+            else:
+                self.loop.call_later(planned.after_s, self._strike, planned.fault, name)
+
+    def calls(self, replica: Replica, what: str) -> None:
+        """A replica is about to call: let in what has waited for that."""
+        due = [planned for planned in self._called if planned.call and what.startswith(planned.call)]
+        for planned in due:
+            self._called.remove(planned)
+            self._strike(planned.fault, next(iter(self.script.specs)), replica)
 
     def _enter_phase(self) -> None:
         """Let in what has waited for the phase that the main rollout is in now."""
@@ -152,12 +190,12 @@ class World:
         if phase == self._phases.get(name):
             return
         self._phases[name] = phase
-        for planned in self.waiting.pop(phase, ()):
-            self.loop.call_later(planned.after_s, self._strike, planned.fault, name)
+        for planned in self._waiting.pop(phase, ()):
+            self.loop.call_later(planned.after_s, partial(self._strike, planned.fault, name, any_call=True))
 
-    def _strike(self, fault: str, name: str) -> None:
+    def _strike(self, fault: str, name: str, caller: Replica | None = None, *, any_call: bool = False) -> None:
         if self.active:
-            strike(self, fault, name)
+            strike(self, fault, name, caller, any_call=any_call)
 
     def edit(self, who: str, flag: str, row: Exposure | None) -> None:
         self.note(who, f"edits {flag}: {self.database.tables.flags.get(flag)} -> {row}")
