@@ -7,7 +7,7 @@
 | fields in older CRDs | yes, by name | warning; by name to those who may not read CRDs |
 | roles | yes | error, with every right that is lacking |
 | any one rule | | error, with just that right |
-| admission policies, or their bindings | | warning |
+| admission policies, or their bindings | yes | warning |
 | the database | yes | error |
 """
 
@@ -204,7 +204,7 @@ def test_any_rule_that_is_missing_is_named(whole: ControlPlane) -> None:
             put(whole, path, role["rules"])
             wait_for(lambda: rights(doctor(whole))[0] == "ok", 30.0, "the rule's return")
             named += 1
-    assert named == 10
+    assert named == 11
 
 
 def put(cluster: ControlPlane, path: str, rules: list[Any], without: Any = None) -> None:
@@ -213,18 +213,24 @@ def put(cluster: ControlPlane, path: str, rules: list[Any], without: Any = None)
     assert status == 200, answer
 
 
-def test_no_admission_policies(bare: ControlPlane, tmp_path: Path) -> None:
+def test_no_admission_policies(bare: ControlPlane, tmp_path: Path, operators: list[Operator]) -> None:
     install(bare, tmp_path, admissionPolicies={"enabled": False})
     bare.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     result, message = doctor(bare)["cluster: admission"]
     assert result == "warning"
     assert message.startswith("no admission policy guards rolloutactions: they may claim to be requested by anybody")
+    operator = started(bare, tmp_path, operators)
+    wait_log(operator, "nobody checks who asks for a RolloutAction: there is no ValidatingAdmissionPolicy may-request.")
+    assert "helm upgrade, or featurerollout crds | kubectl apply" in operator.log_text
     Helm(tmp_path, bare).run("upgrade", RELEASE, CHART, "-n", RELEASE_NAMESPACE, "-f", "-", values=json.dumps(VALUES))
     assert doctor(bare)["cluster: admission"][0] == "ok"
     bare.kubectl("delete", "validatingadmissionpolicybinding", "may-request.featurerollout.dev")
     result, message = doctor(bare)["cluster: admission"]
     assert result == "warning"
     assert message.startswith("no binding puts may-request.featurerollout.dev into effect")
+    operator.kill()
+    operator.start()
+    wait_log(operator, "there is no ValidatingAdmissionPolicyBinding may-request.featurerollout.dev")
 
 
 def test_no_database(whole: ControlPlane, tmp_path: Path, operators: list[Operator]) -> None:

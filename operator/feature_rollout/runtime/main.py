@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from feature_rollout import __version__
 from feature_rollout.core.election import Role, Times
+from feature_rollout.kube.admission import missing_policy
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.connection import Connection, NoConnection
 from feature_rollout.kube.errors import ApiError, PermissionDenied
@@ -373,6 +374,10 @@ async def _load(parts: _Parts) -> bool:
     if fields:
         told = "the CRDs are older than this program, and the API server drops %s: helm upgrade, or %s"
         log.warning(told, ", ".join(fields), "featurerollout crds | kubectl apply --server-side -f -")
+    policy = await missing_policy(parts.api)
+    if policy:
+        told = "nobody checks who asks for a RolloutAction: there is no %s: helm upgrade, or %s"
+        log.warning(told, policy, "featurerollout crds | kubectl apply --server-side -f -")
     await parts.sweeper.load()
     return True
 
