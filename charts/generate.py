@@ -66,10 +66,11 @@ def _fields(model: BaseModel) -> Iterator[tuple[str, FieldInfo, Any]]:
 
 
 def _description(field: FieldInfo) -> str:
-    (item,) = [part for part in getattr(field.annotation, "__args__", ()) if _is_model(part)] or [None]
-    if item is None:
+    items = [part for part in getattr(field.annotation, "__args__", ()) if _is_model(part)]
+    described = [(name, part.description) for item in items for name, part in item.model_fields.items()]
+    parts = "; ".join(f"`{name}` ({said.rstrip('.')})" for name, said in described if said)
+    if not parts:
         return field.description or ""
-    parts = "; ".join(f"`{name}` ({part.description.rstrip('.')})" for name, part in item.model_fields.items())
     who = "Each" if field.default == [] else "It"
     return f"{field.description} {who} has {parts}."
 

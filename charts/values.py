@@ -11,6 +11,10 @@ Object = dict[str, Any]
 # Names of namespaces, and of objects in them.
 Namespace = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+# An empty one stands for the default.
+NameOrDefault = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$")]
+Label = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
+Network = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$")]
 Render = Literal["Auto", "Always", "Never"]
 
 
@@ -18,11 +22,26 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Named(BaseModel):
+    """Of its other fields the API server knows more."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(min_length=1)
+
+
+class Mount(Named):
+    mountPath: str = Field(min_length=1)
+
+
 class Image(Model):
     repository: str = Field(
-        "feature-rollout-operator", min_length=1, description="Where you have pushed the image, without tag and digest."
+        "feature-rollout-operator",
+        pattern=r"^[a-z0-9][-a-z0-9._]*(:[0-9]+)?(/[-a-z0-9._]+)*$",
+        description="Where you have pushed the image, without tag and digest.",
     )
-    tag: str = Field("", description="Empty: the chart's appVersion.")
+    tag: str = Field(
+        "", pattern=r"^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$", description="Empty: the chart's appVersion."
+    )
     digest: str = Field(
         "", pattern=r"^(sha256:[0-9a-f]{64})?$", description="sha256:…; where it is set, it counts and not the tag."
     )
@@ -84,7 +103,7 @@ class Notifications(Model):
 
 class ServiceAccount(Model):
     create: bool = Field(True, description="Whether the chart makes it.")
-    name: str = Field("", description="Empty: the release's full name.")
+    name: NameOrDefault = Field("", description="Empty: the release's full name.")
     annotations: dict[str, str] = Field({}, description="Its annotations.")
 
 
@@ -126,13 +145,13 @@ class Monitor(Model):
         "Auto",
         description="Auto: where the API server says that it has the kind, which helm template and GitOps cannot ask.",
     )
-    interval: str = Field("30s", pattern=r"^[0-9]+(s|m)$", description="How often the operator is scraped.")
-    labels: dict[str, str] = Field({}, description="What your Prometheus selects monitors by.")
+    interval: str = Field("30s", pattern=r"^[1-9][0-9]*(s|m)$", description="How often the operator is scraped.")
+    labels: dict[str, Label] = Field({}, description="What your Prometheus selects monitors by.")
 
 
 class Rules(Model):
     render: Render = Field("Auto", description="The same, for the PrometheusRule with the alerts.")
-    labels: dict[str, str] = Field({}, description="What your Prometheus selects rules by.")
+    labels: dict[str, Label] = Field({}, description="What your Prometheus selects rules by.")
     runbooks: str = Field("docs/runbooks", description="Where the runbooks are: the beginning of each runbook_url.")
 
 
@@ -144,11 +163,11 @@ class Metrics(Model):
 class Values(Model):
     """Values of the chart feature-rollout-operator."""
 
-    nameOverride: str = Field("", description="Instead of the chart's name.")
-    fullnameOverride: str = Field("", description="Instead of release and name.")
-    commonLabels: dict[str, str] = Field({}, description="Labels of every object.")
+    nameOverride: Annotated[str, Field(pattern=r"^[-a-z0-9]*$")] = Field("", description="Instead of the chart's name.")
+    fullnameOverride: NameOrDefault = Field("", description="Instead of release and name.")
+    commonLabels: dict[str, Label] = Field({}, description="Labels of every object.")
     image: Image = Image()
-    imagePullSecrets: list[Object] = Field([], description="As in a Pod.")
+    imagePullSecrets: list[Named] = Field([], description="As in a Pod.")
     replicas: int = Field(
         2, ge=1, description="They share a Lease; one of them leads, the others follow it when it is lost."
     )
@@ -165,7 +184,11 @@ class Values(Model):
         description="The first part of every ledger key; set it, and a rebuilt cluster goes on where this one was. "
         "Empty: the UID of kube-system.",
     )
-    watchNamespaces: list[Namespace] = Field([], description="Where rollouts are served. Empty: in all namespaces.")
+    watchNamespaces: list[Namespace] = Field(
+        [],
+        description="Where rollouts are served. Empty: in all namespaces.",
+        json_schema_extra={"uniqueItems": True},
+    )
     grants: list[Grant] = Field(
         [], description="What the operator may read, by name: a Role for each namespace. It may never list Secrets."
     )
@@ -174,22 +197,22 @@ class Values(Model):
     driftPollSeconds: float = Field(
         5, ge=0.1, le=3600, description="How often flag rows are read to see changes by others."
     )
-    deniedAddresses: list[str] | None = Field(
+    deniedAddresses: list[Network] | None = Field(
         None, description="Networks in which no database may be. null: the operator's default."
     )
     notifications: Notifications = Notifications()
-    extraEnv: list[Object] = Field([], description="More environment variables, as in a container.")
-    extraVolumes: list[Object] = Field([], description="More volumes, as in a Pod.")
-    extraVolumeMounts: list[Object] = Field([], description="Where they are mounted, as in a container.")
+    extraEnv: list[Named] = Field([], description="More environment variables, as in a container.")
+    extraVolumes: list[Named] = Field([], description="More volumes, as in a Pod.")
+    extraVolumeMounts: list[Mount] = Field([], description="Where they are mounted, as in a container.")
     podAnnotations: dict[str, str] = Field({}, description="Annotations of the Pod.")
-    podLabels: dict[str, str] = Field({}, description="More labels of the Pod.")
+    podLabels: dict[str, Label] = Field({}, description="More labels of the Pod.")
     nodeSelector: dict[str, str] = Field({}, description="As in a Pod.")
     tolerations: list[Object] = Field([], description="As in a Pod.")
     affinity: Object = Field({}, description="As in a Pod.")
     topologySpreadConstraints: list[Object] | None = Field(
         None, description="As in a Pod. null: over nodes and zones, where that can be."
     )
-    priorityClassName: str = Field("", description="As in a Pod.")
+    priorityClassName: NameOrDefault = Field("", description="As in a Pod.")
     resources: Object = Field(
         {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         description="As in a container. No CPU limit: it would slow reverts down.",
