@@ -93,6 +93,12 @@ class Apprise(Model):
 
 
 class Notifications(Model):
+    template: str = Field(
+        "{{message}}",
+        min_length=1,
+        max_length=1000,
+        description="What Slack, PagerDuty and Apprise are told of a transition.",
+    )
     webhook: Webhook | None = Field(
         None, description="Where transitions are POSTed to; what is secret is a secretKeyRef with name and key."
     )

@@ -147,8 +147,10 @@ def test_the_operator_takes_its_environment(helm: Helm, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("page", [CHART / "README.md", NOTIFICATIONS], ids=lambda path: path.name)
 def test_the_notifications_of_the_pages_are_settings(helm: Helm, page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(notifications:\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    values = yaml.safe_load(block)
+    blocks = re.findall(r"^```yaml\n(notifications:\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    values: Object = {}
+    for documented in map(yaml.safe_load, blocks):
+        values |= documented | {"notifications": values.get("notifications", {}) | documented["notifications"]}
     rendered = helm.template(values)
     (deployment,) = of_kind(rendered, "Deployment").values()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from feature_rollout.core.decision import Verb
 from feature_rollout.notify import wording
 from feature_rollout.notify.recipient import Sent, Undelivered
+from feature_rollout.notify.template import PLAIN, Template
 from feature_rollout.ports import Transition
 
 if TYPE_CHECKING:
@@ -26,17 +27,21 @@ INSTALL: Final = "pip install 'feature-rollout-operator[apprise]'"
 
 
 class Apprise:
-    """One service. `url` is one of Apprise's; raises ValueError, in our words, for one that it cannot use."""
+    """One service. `url` is one of Apprise's; raises ValueError, in our words, for one that it cannot use.
 
-    def __init__(self, name: str, url: str) -> None:
+    `template` is of the message, before the flags that were changed.
+    """
+
+    def __init__(self, name: str, url: str, *, template: Template = PLAIN) -> None:
         self.name = name
+        self._template = template
         self._library = _library(url)
         self._thread: threading.Thread | None = None
 
     async def send(self, transition: Transition, memory: Mapping[str, Any]) -> Sent:
         if self._thread is not None and self._thread.is_alive():
             raise Undelivered("it has not ended the delivery before")
-        lines = [wording.sentence(transition), *wording.changes(transition)]
+        lines = [self._template.render(transition), *wording.changes(transition)]
         if not await self._notified(wording.title(transition), "\n".join(lines), _type(transition)):
             raise Undelivered("its service cannot be reached, or did not take it")
         return Sent(memory)

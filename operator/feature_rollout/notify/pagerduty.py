@@ -17,6 +17,7 @@ from feature_rollout.core.news import HELD, RECOVER, WAITS
 from feature_rollout.notify import wording
 from feature_rollout.notify.http import Http
 from feature_rollout.notify.recipient import Sent
+from feature_rollout.notify.template import PLAIN, Template
 from feature_rollout.ports import Transition
 
 ADDRESS: Final = "https://events.pagerduty.com/v2/enqueue"
@@ -28,17 +29,27 @@ _ENDS: Final = frozenset({Verb.ADVANCE, Verb.COMPLETE, Verb.REARM, Verb.RELEASE,
 
 
 class PagerDuty:
-    """One service's integration key. `contacts` tells whom a rollout names, by namespace and name."""
+    """One service's integration key. `contacts` tells whom a rollout names, by namespace and name.
+
+    `template` is of an incident's summary, behind the rollout.
+    """
 
     name: Final = "pagerduty"
 
     def __init__(
-        self, http: Http, routing_key: str, contacts: Callable[[str, str], Contacts | None], address: str = ADDRESS
+        self,
+        http: Http,
+        routing_key: str,
+        contacts: Callable[[str, str], Contacts | None],
+        address: str = ADDRESS,
+        *,
+        template: Template = PLAIN,
     ) -> None:
         self._http = http
         self._routing_key = routing_key
         self._contacts = contacts
         self._address = address
+        self._template = template
 
     async def send(self, transition: Transition, memory: Mapping[str, Any]) -> Sent:
         event = self._event(transition, is_open=bool(memory.get("open")))
@@ -61,7 +72,7 @@ class PagerDuty:
         if severity is None:
             return None
         cluster, namespace, name = place
-        summary = f"{wording.title(transition)}: {wording.sentence(transition)}"
+        summary = f"{wording.title(transition)}: {self._template.render(transition)}"
         payload = {
             "summary": wording.cut(summary, _SUMMARY_CHARS_MAX),
             "source": f"{cluster}/{namespace}",

@@ -15,6 +15,7 @@ from feature_rollout.core.decision import Verb
 from feature_rollout.notify import wording
 from feature_rollout.notify.http import Http
 from feature_rollout.notify.recipient import Sent, Undelivered
+from feature_rollout.notify.template import PLAIN, Template
 from feature_rollout.ports import Transition
 
 ADDRESS: Final = "https://slack.com/api"
@@ -44,7 +45,7 @@ class _SlackError(Exception):
 class Slack:
     """One bot. `channel` is for rollouts that name none, or one that the bot cannot write to.
 
-    `contacts` tells whom a rollout names, by namespace and name.
+    `contacts` tells whom a rollout names, by namespace and name; `template` is of what is said of a transition.
     """
 
     name: Final = "slack"
@@ -56,12 +57,15 @@ class Slack:
         channel: str,
         contacts: Callable[[str, str], Contacts | None],
         address: str = ADDRESS,
+        *,
+        template: Template = PLAIN,
     ) -> None:
         self._http = http
         self._token = token
         self._channel = channel
         self._contacts = contacts
         self._address = address.rstrip("/")
+        self._template = template
 
     async def send(self, transition: Transition, memory: Mapping[str, Any]) -> Sent:
         try:
@@ -74,14 +78,15 @@ class Slack:
     async def _send(self, transition: Transition, memory: Mapping[str, Any]) -> Sent:
         if transition.place is None:
             # A kill is no rollout's: a message of its own.
-            await self._call("chat.postMessage", channel=self._channel, text=_entry(transition))
+            await self._call("chat.postMessage", channel=self._channel, text=self._entry(transition))
             return Sent(memory)
         wanted = self._wanted(transition)
         if not memory.get("ts") or memory.get("wanted") != wanted:
             return await self._begin(transition, wanted)
         await self._update(transition, memory)
         # Last, because there is no way to say it once only.
-        await self._call("chat.postMessage", channel=memory["channel"], thread_ts=memory["ts"], text=_entry(transition))
+        text = self._entry(transition)
+        await self._call("chat.postMessage", channel=memory["channel"], thread_ts=memory["ts"], text=text)
         return Sent(memory)
 
     def _wanted(self, transition: Transition) -> str:
@@ -117,12 +122,19 @@ class Slack:
         place = transition.place
         contacts = self._contacts(place[1], place[2]) if place else None
         payload = transition.payload
-        lines = [f"{_mark(transition)} *{escaped(wording.title(transition))}*: {_said(transition)}"]
+        lines = [f"{_mark(transition)} *{escaped(wording.title(transition))}*: {self._said(transition)}"]
         if payload.get("stage"):
             lines.append(f"Stage {escaped(str(payload['stage']))}, attempt {payload.get('attempt')}")
         people = contacts.model_dump(include={"team", "email", "runbook"}, exclude_none=True) if contacts else {}
         lines += [f"{label.capitalize()}: {escaped(text)}" for label, text in people.items()]
         return "\n".join(lines)
+
+    def _entry(self, transition: Transition) -> str:
+        lines = [f"{_mark(transition)} {self._said(transition)}", *map(escaped, wording.changes(transition))]
+        return "\n".join(lines)
+
+    def _said(self, transition: Transition) -> str:
+        return self._template.render(transition, escaped)
 
     async def _call(self, method: str, **arguments: Any) -> dict[str, str]:
         """The answer's `ts` and `channel`; raises Undelivered and _SlackError."""
@@ -158,15 +170,6 @@ def _mark(transition: Transition) -> str:
     if verb is Verb.HOLD:
         return ":warning:"
     return ":white_check_mark:" if verb is Verb.COMPLETE else ":information_source:"
-
-
-def _said(transition: Transition) -> str:
-    return escaped(wording.sentence(transition))
-
-
-def _entry(transition: Transition) -> str:
-    lines = [f"{_mark(transition)} {_said(transition)}", *map(escaped, wording.changes(transition))]
-    return "\n".join(lines)
 
 
 def escaped(text: str) -> str:

@@ -21,6 +21,7 @@ from feature_rollout.notify.http import Http
 from feature_rollout.notify.pagerduty import PagerDuty
 from feature_rollout.notify.recipient import Recipient
 from feature_rollout.notify.slack import Slack
+from feature_rollout.notify.template import Template
 from feature_rollout.notify.webhook import Webhook
 from feature_rollout.ports import Backlog
 from feature_rollout.runtime.inventory import Inventory
@@ -93,19 +94,22 @@ class Notifier:
             await outbox.close()
 
     def _recipients(self, settings: Settings) -> Iterable[Recipient]:
+        template = Template(settings.message_template)
         if settings.webhook_url is not None and settings.webhook_secret is not None:
             url, key = settings.webhook_url.get_secret_value(), signing_key(settings.webhook_secret)
             yield Webhook(self._http, url, key, lambda: datetime.now(UTC))
         if settings.slack_token is not None:
             token = settings.slack_token.get_secret_value()
-            yield Slack(self._http, token, settings.slack_channel, self._contacts, settings.slack_address)
+            yield Slack(
+                self._http, token, settings.slack_channel, self._contacts, settings.slack_address, template=template
+            )
         if settings.pagerduty_routing_key is not None:
             routing_key = settings.pagerduty_routing_key.get_secret_value()
-            yield PagerDuty(self._http, routing_key, self._contacts, settings.pagerduty_address)
+            yield PagerDuty(self._http, routing_key, self._contacts, settings.pagerduty_address, template=template)
         if settings.apprise_urls is not None:
             # One recipient each: a service that is away is waited for by itself.
             for number, url in enumerate(settings.apprise_urls.get_secret_value().split(), 1):
-                yield Apprise(f"apprise-{number}", url)
+                yield Apprise(f"apprise-{number}", url, template=template)
 
     def _contacts(self, namespace: str, name: str) -> Contacts | None:
         """What the rollout says of them now; None for one that is gone or says nonsense."""

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feature_rollout.core.shards import SHARDS_MAX
-from feature_rollout.notify import apprise, pagerduty, slack
+from feature_rollout.notify import apprise, pagerduty, slack, template
 
 # This machine's own addresses, and those of the cloud's metadata, which hand out the node's identity.
 _DENIED = ("127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     )
     pagerduty_address: str = Field(
         default=pagerduty.ADDRESS, description="The PagerDuty Events API v2; https. The EU has one of its own."
+    )
+    message_template: str = Field(
+        default=template.DEFAULT,
+        description="What Slack, PagerDuty and Apprise are told of a transition. In double braces: "
+        f"{', '.join(template.NAMES)}.",
     )
     apprise_urls: SecretStr | None = Field(
         default=None,
@@ -217,6 +222,12 @@ class Settings(BaseSettings):
         # What goes there has a credential in it.
         if not _is_url(value, "https"):
             raise ValueError(f"{value!r} is not an https address")
+        return value
+
+    @field_validator("message_template")
+    @classmethod
+    def _is_template(cls, value: str) -> str:
+        template.Template(value)
         return value
 
     @field_validator("apprise_urls")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 from feature_rollout.core.election import Role, Times
@@ -11,7 +12,7 @@ from feature_rollout.runtime.elector import Elector, Leases, identity
 
 
 class Shards:
-    """`role(uid)` at any time, `run()` as a task, `release()` at the end.
+    """`role(uid)` at any time and in any thread, `run()` as a task, `release()` at the end.
 
     `told` is how many shards this replica was told that there are; it counts when this replica has the first one's
     Lease. `open_lease(name)` makes the connection to a Lease; `fit` and `changed` are as an `Elector` has them.
@@ -39,9 +40,10 @@ class Shards:
         self._fit = fit
         self._changed = changed
         self._resized = resized
-        self._now_s = now_s
-        # More than there are, when there were more.
+        self._now_s = now_s or asyncio.get_running_loop().time
+        # More than there are, when there were more. Who scrapes the metrics looks from a thread.
         self._electors: list[Elector] = []
+        self._adding = threading.Lock()
 
     def number(self) -> int:
         """How many there are: what the first one's Lease says. Until it was read there is nothing to lead but that."""
@@ -90,8 +92,9 @@ class Shards:
         return [self._elector(shard) for shard in range(self.number())]
 
     def _elector(self, shard: int) -> Elector:
-        while len(self._electors) <= shard:
-            self._electors.append(self._made(len(self._electors)))
+        with self._adding:
+            while len(self._electors) <= shard:
+                self._electors.append(self._made(len(self._electors)))
         return self._electors[shard]
 
     def _made(self, shard: int) -> Elector:

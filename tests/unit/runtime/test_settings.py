@@ -123,6 +123,7 @@ def test_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SLACK_ADDRESS", "http://slack.com/api", "not an https address"),
         ("PAGERDUTY_ADDRESS", "http://events.pagerduty.com", "not an https address"),
         ("APPRISE_URLS", "json://localhost/a t0psecret://user:t0psecret@host", "URL 2 of 2: it is no URL that Apprise"),
+        ("MESSAGE_TEMPLATE", "{{mesage}}", "{{mesage}} is none of message"),
         ("APPRISE_URLS", "json://localhost/t0psecret " * 9, "there are 9 URLs, and at most 8"),
     ],
 )
