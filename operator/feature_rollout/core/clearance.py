@@ -14,9 +14,8 @@ from feature_rollout.core.plan import Stage
 
 @dataclass(frozen=True, slots=True)
 class Unmet:
-    """A check that keeps a stage from beginning, and why."""
+    """Why a check keeps a stage from beginning."""
 
-    check: Check
     reason: str
     words: str
 
@@ -88,10 +87,10 @@ def _unmet(view: View, check: Check) -> Unmet | None:
         if view.ledger.people.confirmed(check.key, view.ledger.uid, view.plan.plan_hash) is not None:
             return None
         words = f"{check.key}: {check.confirm.rstrip('.')} ({command(view, 'confirm', check.name)})"
-        return Unmet(check, reasons.AWAITING_CONFIRMATION, words)
+        return Unmet(reasons.AWAITING_CONFIRMATION, words)
     answer = view.checks.get(check.key)
     if answer is None or not answer.counts(view.now):
-        return Unmet(check, reasons.CHECK_UNANSWERED, f"{check.key}: it is being asked")
+        return Unmet(reasons.CHECK_UNANSWERED, f"{check.key}: it is being asked")
     if answer.passed:
         return None
     said, message = reasons.CHECK_UNANSWERED, answer.message.rstrip(".")
@@ -101,7 +100,7 @@ def _unmet(view: View, check: Check) -> Unmet | None:
         message = f": {message}"
     else:
         message = f" could not be asked: {message}"
-    return Unmet(check, said, check.key + message)
+    return Unmet(said, check.key + message)
 
 
 def _is_due(view: View, check: Check) -> bool:
