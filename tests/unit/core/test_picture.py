@@ -241,6 +241,11 @@ CONDITIONS: dict[str, tuple[View, str, tuple[str, str, str]]] = {
         "Ready",
         ("False", "ManualChange", "Changed by somebody else: bell."),
     ),
+    "two rows were changed by hand": (
+        view(rows={"bell": exposure(3), "menu": exposure(3)}),
+        "FlagsInSync",
+        ("False", "ManualChange", "Changed by somebody else: bell, menu."),
+    ),
     "not ready when rolled back, for that reason": (
         view(ledger={"latch": LATCH}, states=(GuardState.BLIND,)),
         "Ready",

@@ -213,7 +213,7 @@ def test_every_type_in_every_phase(kind: RequestType, phase: str, wanted: tuple[
         assert module.waiting(replace(seen, requests=(request,))) == ((request, answer),)
     else:
         assert decision.answered is not None
-        assert decision.answered.answer.outcome is answer.outcome
+        assert (decision.answered.answer.outcome, decision.answered.at) == (answer.outcome, seen.now)
         if kind not in (RequestType.ROLL_BACK, RequestType.PAUSE, RequestType.RETRY):
             assert decision.phase is decide(seen).phase, "an answer alone is no other phase"
         assert not violations(seen, decision)

@@ -101,6 +101,18 @@ def test_it_is_asked_for(changes: dict[str, Any]) -> None:
     assert mismatches(of, ledger_in(of, TEN), seen(of, [(500.0, 500.0)] * 4)) == ()
 
 
+def test_each_metric_that_asks_for_it_is_looked_at() -> None:
+    """One without a control arm does not hide the next, whose split is wrong."""
+    of = plan(metrics=[ratio("alone", sample_ratio=True), ratio(sample_ratio=True)])
+    progress = seen(of, [(150.0, 850.0)] * 2)
+    alone = look("alone", T0, events=0.0, units=9.0)
+    progress = progress.observed(of, alone, counting=True, on_no_traffic=OnNoTraffic.WAIT)
+    assert mismatches(of, ledger_in(of, TEN), progress) == (
+        "alone has no control arm: its query must give control_events and control_units",
+        "errors has 300 of 2000 users with the flags, which is 15% and not 10%",
+    )
+
+
 def test_without_a_control_arm_it_holds_and_says_so() -> None:
     of = sampled()
     decision = decided(of, seen(of, [(100.0, None)]))

@@ -209,6 +209,12 @@ def test_the_picture_of_a_revert() -> None:
     assert "bakeEndsAt" not in status["stage"]
 
 
+def test_a_revert_by_a_clock_that_was_behind_took_no_time() -> None:
+    early = replace(LATCH, acted_at=T0 - minutes(1))
+    status = drawn(view(ledger=replace(ledger_in(PLAN, 0), latch=early)))
+    assert status["rollback"]["respondedIn"] == "0.000s"
+
+
 def test_the_picture_of_a_bake() -> None:
     status = drawn(view())
     assert status["stage"] == {
