@@ -355,7 +355,7 @@ def _mixed(
 ) -> tuple[float, ...]:
     """M_r after a look, of M_r before it and L looks ago."""
     ceiling = _CEILING_THRESHOLDS * test.threshold
-    grown = [(m + weight) * math.exp(min(_EXPONENT_MAX, ratio)) for m, ratio in zip(mixture, ratios, strict=True)]
+    grown = [(m + weight) * math.exp(min(ratio, _EXPONENT_MAX)) for m, ratio in zip(mixture, ratios, strict=True)]
     if test.settle_s > 0:
         return tuple([min(m, _SETTLE_GROWTH * (then + weight), ceiling) for m, then in zip(grown, past, strict=True)])
     return tuple([min(m, ceiling) for m in grown])
