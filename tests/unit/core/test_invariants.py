@@ -50,6 +50,16 @@ def advanced(**changes: Any) -> Decision:
     return replace(GOOD, ledger=replace(GOOD.ledger, **changes))
 
 
+def test_a_ceiling_is_that_of_the_stages_entered_and_not_of_those_to_come() -> None:
+    of = plan(*PLAN.stages, stage("all", ("bell", 100)))
+    row_in = ledger_in(of, 0)
+    seen = replace(GOOD_VIEW, plan=of, ledger=row_in)
+    good = decide(seen)
+    assert violations(seen, good) == ()
+    assert violations(seen, replace(good, after={"bell": exposure(100)})) == ("S1",)
+    assert violations(seen, replace(good, after={"another": exposure(1)})) == ("S1", "S8")
+
+
 def test_a_good_decision_breaks_nothing() -> None:
     assert GOOD.verb is Verb.ADVANCE
     assert violations(GOOD_VIEW, GOOD) == ()

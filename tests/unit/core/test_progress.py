@@ -42,6 +42,7 @@ from feature_rollout.core.plan import (
     Severity,
 )
 from feature_rollout.core.progress import CATCH_UP_WINDOWS, UNGUARDED_STEP_MAX, Progress, overlap
+from feature_rollout.core.reference import Block, Reference
 from feature_rollout.core.state import Ledger
 from support.depth import properties
 from support.fakes import (
@@ -130,6 +131,8 @@ def test_windows_lie_on_a_grid_that_no_process_moves() -> None:
 )
 def test_the_window_that_is_due(progress: Progress, now: datetime, start: datetime) -> None:
     assert progress.due_window(ratio(), now) == Window(start, start + INTERVAL)
+    late = ratio(delay=minutes(3))
+    assert progress.due_window(late, now + late.delay) == Window(start, start + INTERVAL), "a delay puts all of it off"
 
 
 def test_a_window_is_asked_for_when_its_numbers_are_settled() -> None:
@@ -230,6 +233,15 @@ def test_it_is_the_overlap_of_all_guards() -> None:
     assert all(not measured.healthy for measured in progress.metrics.values())
 
 
+@pytest.mark.parametrize("early", ["errors", "slow"])
+def test_the_bake_waits_for_the_guard_that_is_looked_at_last(early: str) -> None:
+    late = {"errors": "slow", "slow": "errors"}[early]
+    looks = {"errors": [at(i) for i in range(4)], "slow": [at(i, "slow") for i in range(2)]}
+    progress = after(TWO, started(TWO), *looks[early], looks[late][0])
+    assert progress.baked_until == looks[late][0].window.end
+    assert after(TWO, progress, *looks[late][1:]).baked == minutes(2)
+
+
 def test_a_metric_that_is_only_observed_neither_adds_nor_takes_away() -> None:
     of = plan(rows=[row(Severity.HIGH, above(), above("seen"))], metrics=[ratio(), ratio("seen", mode=Mode.OBSERVE)])
     progress = after(of, started(of), at(0), at(0, "seen", error="timeout"), at(1))
@@ -258,6 +270,28 @@ def test_a_new_stage_starts_its_own_bake_and_its_own_counts() -> None:
     progress = before.entered(ONE, T0 + minutes(1), raised=True)
     assert (progress.baked, progress.of("errors").events, progress.of("errors").units) == (seconds(0), 0.0, 0.0)
     assert after(ONE, progress, at(2)).baked == INTERVAL
+
+
+def test_a_new_stage_has_no_values_no_spans_and_looks_from_its_own_start() -> None:
+    of = plan(
+        stage("ten", ("bell", 10), gates=(Gate("latency", at_most=percent("1%")),)),
+        rows=[row(Severity.HIGH, above(), above("latency", "9"))],
+        metrics=[ratio(), gauge()],
+    )
+    before = replace(
+        after(of, started(of), at(0), at(0, "latency", value=2.0), at(1, "latency", value=2.0)), judged_from=T0
+    )
+    assert (before.of("latency").values, len(before.of("latency").healthy)) == ((2.0, 2.0), 1)
+    entered = before.entered(of, T0 + minutes(1), raised=False)
+    assert (entered.of("latency").values, entered.of("latency").healthy, entered.judged_from) == ((), (), None)
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_the_blocks_of_the_past_go_when_something_is_raised(raised: bool) -> None:
+    known = Reference("", dispersion=1.0, blocks=(Block(T0, 1.0, 9.0),))
+    entered = Progress(references={"errors": known}).entered(ONE, T0, raised=raised)
+    assert bool(entered.references["errors"].blocks) is not raised
+    assert bool(entered.referred("errors", known).references["errors"].blocks) is not raised
 
 
 def test_looks_at_a_gauge_before_a_raise_do_not_count_after_it() -> None:
@@ -419,6 +453,18 @@ def test_a_lift_is_of_the_clauses_that_it_names() -> None:
     assert (lifted.evidence["errors>1%"].value, lifted.lifted_at) == (0.0, T0 + minutes(1))
     assert lifted.evidence["slow>1%"] == progress.evidence["slow>1%"]
     assert lifted.evidence["slow>1%"].value > 20
+
+
+def test_a_lift_of_one_gauge_leaves_the_other() -> None:
+    clauses = (above("latency", "2", persist=Persist(1, 2)), above("p95", "2", persist=Persist(1, 2)))
+    of = plan(rows=[row(Severity.LOW, *clauses)], metrics=[gauge(), gauge("p95")])
+    progress = after(of, started(of), at(0, "latency", value=3.0), at(0, "p95", value=3.0))
+    assert set(progress.lifted(Lift(T0, (clauses[0].key,))).gauges) == {clauses[1].key}
+
+
+def test_a_clause_that_cannot_be_judged_hides_no_other() -> None:
+    of = plan(rows=[row(Severity.HIGH, above(limit="300%", blocker="no"), above())])
+    assert after(of, started(of), at(0, **BAD)).evidence_of(above()).holds
 
 
 def test_looks_before_a_stage_that_begins_later_are_judged_and_are_not_of_it() -> None:

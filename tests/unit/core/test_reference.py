@@ -88,7 +88,7 @@ def test_too_little_says_so_and_leaves_the_default(events: tuple[float, ...], co
 
 def test_nothing_and_errors_are_no_past() -> None:
     silent = [Look("m", window) for window in WINDOWS]
-    failed = [Look("m", window, error="timeout") for window in WINDOWS]
+    failed = [Look("m", window, 5.0, 100.0, error="timeout") for window in WINDOWS]
     for found in (silent, failed, looks((0,), units=0.0)):
         reference = of_ratio("k", found)
         assert (reference.note, reference.hours) == ("it has no data in the seven days before", ())

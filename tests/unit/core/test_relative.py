@@ -367,6 +367,12 @@ def test_a_look_that_is_just_at_the_limit_is_not_past_it(clause: Clause, events:
     assert not is_past(clause, ratio(), None, look("errors", T0)), "nothing is past nothing"
 
 
+def test_a_look_is_held_against_the_past_of_its_metric() -> None:
+    seen, many = ratio(key="k"), look("errors", T0, events=6.0, units=300.0)
+    assert is_past(relative(), seen, ROUGH, many)
+    assert not is_past(relative(), seen, ROUGH, AT_NINE)
+
+
 def test_one_arm_alone_makes_no_incident_of_everybody() -> None:
     bad, nobody = Arm(50.0, 100.0), Arm(0.0, 0.0)
     assert is_global(above(), [(bad, bad)])
@@ -417,6 +423,8 @@ def test_an_increase_is_tried_on_the_past_that_it_is_compared_with() -> None:
     clause = relative(change="5%")
     of = plan(rows=[row(Severity.HIGH, clause)], metrics=[ratio(key="k")])
     assert before(of, past(units=300_000.0)).too_tight(of) == (clause,)
+    more = plan(rows=[row(Severity.HIGH, relative("later"), clause)], metrics=[ratio("later"), ratio(key="k")])
+    assert before(more, past(units=300_000.0)).too_tight(more) == (clause,), "one without a past hides no other"
     of_gauges = plan(rows=[row(Severity.HIGH, clause)], metrics=[gauge("errors", key="k")])
     assert before(of_gauges, past(units=300_000.0)).too_tight(of_gauges) == ()
 
@@ -426,6 +434,7 @@ def test_a_tight_guard_holds_until_it_is_confirmed_or_loosened() -> None:
     held = decided(of, before(of, past()))
     assert (held.phase, held.reason, held.stalled) == (Phase.PREFLIGHT, "GuardTooTight", True)
     assert "errors above 1.1%" in held.message
+    assert held.waiting_for == ("errors above 1.1%",)
     consent = Consent("jane", T0, ledger().uid, of.plan_hash)
     acknowledged = ledger(people=People(confirmations={GUARDS_QUIET: consent}))
     assert decided(of, before(of, past()), ledger=acknowledged).verb is Verb.ADVANCE
@@ -456,7 +465,8 @@ def test_the_first_raise_waits_for_the_past_and_says_how_far_it_is() -> None:
 def test_in_mid_stage_an_edited_query_bakes_on_and_the_next_raise_waits() -> None:
     of = plan(metrics=[ratio(key="new")])
     progress = watched(of, [look("errors", T0 + i * INTERVAL, events=0.0, units=99.0) for i in range(20)], past())
-    assert decided(of, progress, stage=0).reason == "AwaitingReference"
+    waits = decided(of, progress, stage=0)
+    assert (waits.reason, waits.phase) == ("AwaitingReference", Phase.HELD)
     assert decided(of, replace(progress, baked=minutes(1)), stage=0).reason == "Baking"
 
 

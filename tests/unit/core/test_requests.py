@@ -517,6 +517,30 @@ def test_resume_takes_over_what_is_not_more_exposed_than_planned(by_hand: Any, r
         assert rule(back, asked(RequestType.RESUME)).ledger is not None, "up to what the stage has"
 
 
+def test_resume_takes_a_row_that_no_stage_has_written_yet_over_as_what_it_was_before() -> None:
+    of = plan(stage("ten", ("bell", 10)), stage("half", ("menu", 50)))
+    found = exposure(5, "staff")
+    seen = view(0, of=of, rows={"bell": exposure(10), "menu": found}, ledger={"baseline": {"bell": OFF, "menu": found}})
+    lowered = replace(seen, rows={**seen.rows, "menu": exposure(2, "staff")})
+    ruling = rule(lowered, replace(asked(RequestType.RESUME), plan_hash=None))
+    assert ruling.ledger is not None
+    assert ruling.ledger.written == seen.ledger.written
+    assert ruling.ledger.baseline == {"bell": OFF, "menu": exposure(2, "staff")}
+
+
+def test_resume_lifts_only_what_holds() -> None:
+    """A quiet guard of a Hold row is not among what is lifted; without any, an earlier lift stays as it is."""
+    two = plan(stage("ten", ("bell", 10)), rows=[replace(SOFT.rows[0], clauses=(above(), above(limit="90%")))])
+    held = view(0, of=two, looks=[BAD])
+    ruling = rule(held, replace(asked(RequestType.RESUME), plan_hash=None))
+    assert ruling.ledger is not None
+    assert ruling.ledger.people.lifted == Lift(held.now, ("errors>1%",))
+    earlier = Lift(T0, ("errors>1%",))
+    paused = rule(view(0, people={**PAUSED, "lifted": earlier}), asked(RequestType.RESUME))
+    assert paused.ledger is not None
+    assert paused.ledger.people.lifted == earlier
+
+
 def test_with_report_a_row_is_never_taken_over() -> None:
     seen = view(0, rows={"bell": exposure(5)}, on_drift=OnDrift.REPORT)
     assert rule(seen, asked(RequestType.RESUME)).answer.reason == "NotPaused"
@@ -711,7 +735,7 @@ def test_a_word_for_an_adoption() -> None:
     word = asked(RequestType.ADOPT)
     found = adoption((asked(RequestType.PAUSE), word), PLAN.plan_hash, T0)
     assert found is not None
-    assert (found.request, found.answer.outcome, found.answer.reason) == (word, APPLIED, "Adopted")
+    assert (found.request, found.answer.outcome, found.answer.reason, found.at) == (word, APPLIED, "Adopted", T0)
     assert adoption((word,), PLAN.plan_hash, T0 + timedelta(days=1)) is None
     assert adoption((replace(word, plan_hash="v1:other"),), PLAN.plan_hash, T0) is None
     assert adoption((), PLAN.plan_hash, T0) is None

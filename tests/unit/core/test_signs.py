@@ -212,6 +212,9 @@ def test_an_empty_control_arm_says_nothing_and_the_bake_goes_on() -> None:
 
 def test_a_query_without_a_control_arm_is_blind() -> None:
     of = against_control()
+    alone = watched(of, [look("latency", T0 + i * INTERVAL, value=9.0) for i in range(100)])
+    assert alone.evidence_of(of.rows[0].clauses[0]).run is None
+    assert alone.gauge_of(of.rows[0].clauses[0]).block_values == ()
     (guard,) = assess(of, watched(of, [look("latency", T0, value=1.0)]), T0 + INTERVAL)
     assert guard.state is GuardState.BLIND
     assert guard.note == "latency has no control arm: its query must give control_value"
