@@ -1,4 +1,6 @@
-"""Writes values.yaml, values.schema.json and the table in README.md from values.py; `--check` compares only."""
+"""Writes values.yaml, values.schema.json and the table in README.md from values.py, and the dashboards from
+dashboards.py; `--check` compares only.
+"""
 
 import json
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dashboards import dashboards
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from values import Values
@@ -26,6 +29,10 @@ def files() -> dict[Path, str]:
         CHART / "values.yaml": HEAD + "\n".join(_yaml(Values(), "")) + "\n",
         CHART / "values.schema.json": json.dumps(_schema(), indent=2) + "\n",
         readme: before + BEGIN + "\n".join(_table()) + "\n" + END + after,
+        **{
+            CHART / "files" / "dashboards" / f"{name}.json": json.dumps(made, indent=1) + "\n"
+            for name, made in dashboards().items()
+        },
     }
 
 
@@ -87,7 +94,7 @@ def main() -> int:
         return 0
     different = [path for path, text in expected.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in different:
-        sys.stderr.write(f"{path} differs from charts/values.py: run make generate\n")
+        sys.stderr.write(f"{path} differs from what charts/*.py say: run make generate\n")
     return 1 if different else 0
 
 

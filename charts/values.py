@@ -161,9 +161,18 @@ class Rules(Model):
     runbooks: str = Field("docs/runbooks", description="Where the runbooks are: the beginning of each runbook_url.")
 
 
+class Dashboards(Model):
+    create: bool = Field(False, description="Whether there is a ConfigMap with each of the two Grafana dashboards.")
+    labels: dict[str, str] = Field(
+        {"grafana_dashboard": "1"}, description="What the sidecar of your Grafana selects ConfigMaps by."
+    )
+    annotations: dict[str, str] = Field({}, description="Annotations of these, such as the folder in Grafana.")
+
+
 class Metrics(Model):
     monitor: Monitor = Monitor()
     rules: Rules = Rules()
+    dashboards: Dashboards = Dashboards()
 
 
 class Values(Model):
@@ -207,7 +216,9 @@ class Values(Model):
         None, description="Networks in which no database may be. null: the operator's default."
     )
     notifications: Notifications = Notifications()
-    extraEnv: list[Named] = Field([], description="More environment variables, as in a container.")
+    extraEnv: list[Named] = Field(
+        [], description="More environment variables, as in a container; where traces go (OTEL_…), for example."
+    )
     extraVolumes: list[Named] = Field([], description="More volumes, as in a Pod.")
     extraVolumeMounts: list[Mount] = Field([], description="Where they are mounted, as in a container.")
     podAnnotations: dict[str, str] = Field({}, description="Annotations of the Pod.")

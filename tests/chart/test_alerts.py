@@ -1,6 +1,5 @@
 """The PrometheusRule: promtool plays every alert through, each has a runbook, and every metric in it exists."""
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from feature_rollout.runtime.telemetry import Telemetry
 from feature_rollout.sandbox.prometheus import prometheus_binaries
 from support.helm import Helm
+from support.telemetry import known_names, used_names
 
 ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).with_name("alerts.test.yaml")
@@ -49,12 +48,7 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert(spec: Any) -> None
 
 
 def test_every_metric_in_an_alert_or_a_runbook_exists(spec: Any) -> None:
-    known = {sample.name for metric in Telemetry().registry.collect() for sample in metric.samples}
-    # Gauges and counters with labels have no sample before somebody sets one.
-    known |= {metric.name for metric in Telemetry().registry.collect()}
-    known |= {f"{metric.name}_total" for metric in Telemetry().registry.collect() if metric.type == "counter"}
     texts = [alert["expr"] for alert in alerts(spec)]
     texts += [page.read_text() for page in (ROOT / "docs" / "runbooks").glob("*.md")]
-    used = {name for text in texts for name in re.findall(r"\bfeaturerollout_\w+", text)}
-    assert used
-    assert used <= known
+    assert used_names(texts)
+    assert used_names(texts) <= known_names()

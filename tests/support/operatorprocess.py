@@ -134,7 +134,7 @@ class Operator:
 
     def get(self, path: str) -> tuple[int, str]:
         """Its own HTTP server's answer; OSError when there is none."""
-        request = f"http://127.0.0.1:{self._port()}{path}"
+        request = f"http://127.0.0.1:{self.port}{path}"
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -166,7 +166,9 @@ class Operator:
             return self._nursery.start(["run"], log=self.log, folder=self._folder, env=env)
         return Process([*self._program, "run"], log=self.log, folder=self._folder, env=env)
 
-    def _port(self) -> int:
+    @property
+    def port(self) -> int:
+        """Where it answers HTTP; OSError before it does."""
         text = self.log.read_bytes()[self._begins :].decode(errors="replace")
         found = PORT.search(text)
         if found is None:

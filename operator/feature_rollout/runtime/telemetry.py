@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from feature_rollout.core.election import Role
 from feature_rollout.core.plan import Severity
 from feature_rollout.runtime.figures import RolloutFigures
 
@@ -160,6 +161,8 @@ class Telemetry:
             # A counter that begins with its first increment shows no increase to Prometheus.
             self.reverts.labels(str(severity))
             self.reverts_late.labels(str(severity))
+        for role in Role:
+            self.role_changes.labels(role)
 
     def count(self, statuses: Iterable[Mapping[str, Any]]) -> None:
         """Set the gauges of rollouts from the statuses of all of them."""

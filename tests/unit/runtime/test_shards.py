@@ -121,6 +121,15 @@ def test_without_shards_there_is_one_lease() -> None:
     virtual(live())
 
 
+def test_who_scrapes_the_metrics_asks_from_a_thread_before_anything_else_has() -> None:
+    async def test() -> None:
+        cluster = Cluster()
+        shards = Shards("operator", 2, TIMES, lambda name: Connection(cluster, name))
+        assert await asyncio.to_thread(shards.led) == 0
+
+    asyncio.run(test())
+
+
 def test_replicas_come_to_even_shares_and_take_over_from_each_other() -> None:
     async def live() -> None:
         cluster = Cluster()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from feature_rollout.core.election import Role
 from feature_rollout.runtime.engine import Counts
 from feature_rollout.runtime.telemetry import Telemetry
 
@@ -49,3 +50,8 @@ def test_a_revert_is_counted_and_a_late_one_twice() -> None:
     Counts(telemetry).reverted("High", 1000.0, 0.1, late=True)
     assert value(telemetry, "reverts_total", severity="High") == 2
     assert value(telemetry, "reverts_late_total", severity="High") == 1
+
+
+def test_a_change_of_the_role_is_an_increase_also_the_first_time() -> None:
+    telemetry = Telemetry()
+    assert {role: value(telemetry, "role_changes_total", role=role) for role in Role} == dict.fromkeys(Role, 0)
