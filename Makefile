@@ -103,7 +103,7 @@ image: wheel ## Build the image with docker: IMAGE=name:tag, BASE_DIGEST=sha256:
 	docker build --file image/Dockerfile --build-arg BASE_DIGEST=$(BASE_DIGEST) --tag $(IMAGE) .
 
 lock: setup ## Resolve the locks again from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra apprise pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra apprise --extra otel pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what the targets above made in this folder

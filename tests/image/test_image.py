@@ -83,7 +83,7 @@ def test_it_is_small_in_what_it_can_do(root: Path) -> None:
         if component["purl"].startswith("pkg:pypi/")
     }
     assert found == {name: version for name, version in locked.items() if name in found}
-    assert {"kopf", "kubernetes", "psycopg", "pydantic"} <= found.keys()
+    assert {"kopf", "kubernetes", "opentelemetry-sdk", "psycopg", "pydantic"} <= found.keys()
 
 
 def test_the_program_runs_as_nobody_on_a_root_that_cannot_be_written(root: Path) -> None:

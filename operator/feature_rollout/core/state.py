@@ -131,6 +131,11 @@ class Ledger:
     people: People = field(default_factory=People)
 
     @property
+    def operation(self) -> str:
+        """The id of the change that made this sequence."""
+        return f"{self.key}@{self.sequence}"
+
+    @property
     def raised(self) -> tuple[str, ...]:
         """The flags that somebody has because of this rollout: left above what they were before it.
 

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 
+from feature_rollout import tracing
 from feature_rollout.core import reasons
 from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.decision import Trouble, View
@@ -83,7 +83,7 @@ class Gatherer:
         session.unsaved |= progress is not before
         session.progress = progress
         if session.source is not None and not view.is_over:
-            self._start_looks(target, session, plan, session.source, now)
+            self._start_looks(target, session, view, session.source)
         view = replace(view, progress=progress, guards=assess(plan, progress, now))
         if target.others is not None:
             session.others.read(to_read(view), target.others, self._clock, self._waking(target))
@@ -202,18 +202,19 @@ class Gatherer:
         progress = begun(inherited(progress, session.earlier), view.ledger, view.now)
         return recalled(progress, session.recalls, view.plan, source=session.source, now=view.now, wake=wake)
 
-    def _start_looks(self, target: Target, session: Session, plan: Plan, source: MetricSource, now: datetime) -> None:
+    def _start_looks(self, target: Target, session: Session, view: View, source: MetricSource) -> None:
         """Ask for every window that is settled. The answer wakes the rollout: nothing waits for a slow source."""
         assert session.progress is not None  # noqa: S101 - set by the caller
-        for metric in plan.metrics.values():
+        now, stage = view.now, view.stage.name if view.stage else ""
+        for metric in view.plan.metrics.values():
             if metric.blocker is not None or metric.name in session.looking:
                 continue
             if session.progress.due_at(metric, now) > now:
                 continue
             window = session.progress.due_window(metric, now)
-            task = asyncio.create_task(_looked(source, metric.name, window))
-            task.add_done_callback(partial(self._looked, target, session, plan))
-            session.looking[metric.name] = Looking(task, plan.plan_hash)
+            task = asyncio.create_task(_looked(source, metric.name, window, rollout=target.key, stage=stage))
+            task.add_done_callback(partial(self._looked, target, session, view.plan))
+            session.looking[metric.name] = Looking(task, view.plan.plan_hash)
 
     def _looked(self, target: Target, session: Session, plan: Plan, task: asyncio.Task[tuple[Look, float]]) -> None:
         """Wake the rollout, before those whose looks are healthy when this one may be a breach."""
@@ -257,15 +258,17 @@ async def _asked(source: CheckSource, name: str, attempt: int, clock: Clock) -> 
         return CheckAnswer(name, None, f"asking failed with {type(error).__name__}", clock.now())
 
 
-async def _looked(source: MetricSource, metric: str, window: Window) -> tuple[Look, float]:
-    look = await _look(source, metric, window)
+async def _looked(source: MetricSource, metric: str, window: Window, *, rollout: str, stage: str) -> tuple[Look, float]:
+    with tracing.span("look", rollout=rollout, stage=stage, metric=metric) as span:
+        look = await _look(source, metric, window, {"rollout": rollout, "stage": stage or None})
+        span.set(error=look.error or "")
     return look, asyncio.get_running_loop().time()
 
 
-async def _look(source: MetricSource, metric: str, window: Window) -> Look:
+async def _look(source: MetricSource, metric: str, window: Window, extra: Mapping[str, str | None]) -> Look:
     try:
         return await source.look(metric, window)
     except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
         # Its text may hold anything, secrets too: only its type is told.
-        log.error("a metric source failed with %s", type(error).__name__)  # noqa: TRY400 - likewise
+        log.error("a metric source failed with %s", type(error).__name__, extra=extra)  # noqa: TRY400 - likewise
         return Look(metric, window, error=f"the metric source failed with {type(error).__name__}")

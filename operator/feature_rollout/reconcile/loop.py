@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from feature_rollout import tracing
 from feature_rollout.core import reasons
 from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide
@@ -87,6 +88,12 @@ class Reconciler:
         if not self._takes_part(target, session):
             session.stand_by()
             return None
+        with tracing.span("reconcile", rollout=target.key) as span:
+            due = await self._reconciled(target, session)
+            span.set(stage=session.stage)
+            return due
+
+    async def _reconciled(self, target: Target, session: Session) -> timedelta | None:
         try:
             if target.deleting:
                 return await self._delete(target, session)
@@ -301,7 +308,9 @@ class Reconciler:
         why = why_of(target, decision, stages[-1].name if stages else "")
         answered = (decision.answered,) if decision.answered else ()
         try:
-            await store.commit(Commit(decision.ledger, decision.before, decision.after, why, answered))
+            with tracing.span("transaction", rollout=target.key, stage=why.stage, verb=why.verb) as span:
+                after = await store.commit(Commit(decision.ledger, decision.before, decision.after, why, answered))
+                span.set(operation=after.operation)
         except Unconfirmed:
             session.unconfirmed = decision
             raise
@@ -404,7 +413,9 @@ class Reconciler:
         """
         assert session.reverting is not None  # noqa: S101 - the callers have begun it
         decision, change = session.reverting
-        ledger = await store.lower(replace(change, on_interrupted=self._interrupted(target)))
+        with tracing.span("revert", rollout=target.key, stage=change.why.stage, verb=change.why.verb) as span:
+            ledger = await store.lower(replace(change, on_interrupted=self._interrupted(target)))
+            span.set(operation=ledger.operation)
         session.remember(ledger)
         session.reverting = None
         if ledger.latch is not None and change.latch is not None and ledger.latch.acted_at != change.latch.acted_at:

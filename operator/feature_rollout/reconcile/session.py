@@ -169,6 +169,11 @@ class Session:
     unled: bool = False
     announced: set[str] = field(default_factory=set)
 
+    @property
+    def stage(self) -> str:
+        """The name of the stage that was entered last, as it was looked at last."""
+        return self.view.stage.name if self.view and self.view.stage else ""
+
     def begin(self, decision: Decision, change: Lowering) -> Decision:
         """Hold this revert until it is whole, with one that is not whole yet: the new one may take back less."""
         if self.reverting is not None:

@@ -44,7 +44,7 @@ class Teller:
         note = f"{decision.message} Written: {written}." if written else decision.message
         if decision.answered is None or decision.verb.reverts:
             self._objects.event(target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=note)
-        extra = {"rollout": target.key, "stage": stage, "operation": f"{view.ledger.key}@{view.ledger.sequence}"}
+        extra = {"rollout": target.key, "stage": stage, "operation": view.ledger.operation}
         log.log(logging.WARNING if decision.verb.reverts else logging.INFO, note, extra=extra)
 
     async def tell(self, target: Target, session: Session, view: View, decision: Decision) -> None:

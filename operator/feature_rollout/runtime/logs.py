@@ -96,10 +96,15 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Others(logging.Filter):
-    """Takes the API server's words out of what kopf and asyncio say (S17): they quote answers and errors whole."""
+    """Takes servers' words out of what libraries say (S17): they quote answers and errors whole."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.partition(".")[0] not in {"kopf", "asyncio"}:
+        library = record.name.partition(".")[0]
+        if library == "opentelemetry":
+            # What it inserts are a collector's words, or values of variables; numbers are the status and the pause.
+            record.args = tuple(a if isinstance(a, int | float) else "…" for a in record.args or ())
+            record.exc_info, record.exc_text = None, None
+        if library not in {"kopf", "asyncio"}:
             return True
         message = record.getMessage()
         # It runs in a thread of its own on purpose, and says each time that this is why it hears no signals.

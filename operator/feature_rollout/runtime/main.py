@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from feature_rollout import __version__
+from feature_rollout import __version__, tracing
 from feature_rollout.core.election import Role, Times
 from feature_rollout.kube.admission import missing_policy
 from feature_rollout.kube.client import Api
@@ -68,11 +68,16 @@ def main() -> int:
         sys.stderr.write("error: FEATUREROLLOUT_LEASE_NAMESPACE: this is not a pod: name the Lease's namespace\n")
         return 2
     logs.set_up(settings.log_format, settings.log_level)
+    untraced = tracing.start(__version__)
+    if untraced:
+        log.warning("%s", untraced)
     try:
         asyncio.run(_Operator(settings).run())
     except NoConnection as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    finally:
+        tracing.stop(FAREWELL_S)
     return 0
 
 

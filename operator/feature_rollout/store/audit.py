@@ -28,11 +28,6 @@ class Change:
     after: Exposure
 
 
-def operation_id(ledger: Ledger) -> str:
-    """The name of the change that made this sequence."""
-    return f"{ledger.key}@{ledger.sequence}"
-
-
 def unnumbered_operation_id(key: str) -> str:
     """The name of a lowering that could not take a sequence from the ledger; unique too."""
     return f"{key}@{uuid.uuid4()}"

@@ -21,7 +21,7 @@ async def commit(connection: Connection, config: StoreConfig, change: Commit, sh
     after = replace(change.ledger, sequence=change.ledger.sequence + 1)
     advanced = await ledger.advance(connection, change.ledger)
     await ownership.set_latch(connection, after.key, after.latch)
-    operation = audit.operation_id(after)
+    operation = after.operation
     if shape is None:
         await _check_fence(connection, change, advanced)
         await outbox.record(connection, after, operation=operation, changes=(), why=change.why)

@@ -176,7 +176,7 @@ async def lower_all(connection: Connection, config: StoreConfig, change: Lowerin
     if locked and after.latch != now.latch:
         await ownership.set_latch(connection, change.key, after.latch)
     done = changed(found.values())
-    operation = audit.operation_id(after) if locked else audit.unnumbered_operation_id(change.key)
+    operation = after.operation if locked else audit.unnumbered_operation_id(change.key)
     if done or after != now:
         await _record(connection, config, after, Owed(operation, done, change.why))
     await audit.notify(connection, config.notify_channel, [one.flag for one in done], operation)

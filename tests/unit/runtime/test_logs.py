@@ -127,3 +127,14 @@ def test_the_words_of_the_api_server_are_not_repeated_by_kopf() -> None:
     assert text.count("Request attempt") == 1
     assert "The orchestrator has failed: RuntimeError\n" in text
     assert "Task exception was never retrieved" in text
+
+
+def test_what_a_collector_of_traces_says_is_not_repeated() -> None:
+    stream = io.StringIO()
+    logs.set_up("text", "INFO", stream)
+    log = logging.getLogger("opentelemetry.exporter.otlp")
+    log.error(
+        "Failed to export %s batch code: %s, reason: %s", "spans", 401, "s3cr3t is wrong", exc_info=OSError("s3cr3t")
+    )
+    assert "Failed to export … batch code: 401, reason: …" in stream.getvalue()
+    assert "s3cr3t" not in stream.getvalue()
