@@ -104,6 +104,13 @@ def others() -> Iterator[tuple[str, str, Object]]:
         yield "RolloutAction", name, _answered("action_is", made, answer, situations.NOW)
 
 
+def without_status() -> Iterator[Object]:
+    """The kinds that hold what rollouts read, as a ConfigMap does: nobody answers them."""
+    (metric,) = SPEC["metrics"]
+    for kind, spec in (("RollbackMatrix", SPEC["matrix"]), ("MetricTemplate", metric["template"])):
+        yield {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": "checkout"}, "spec": spec}
+
+
 def _stages(stages: Any) -> list[Object]:
     found = []
     for stage in stages:

@@ -178,6 +178,8 @@ def test_there_are_no_defaults_in_lists(created: Callable[[str], dict[str, Any]]
 def test_a_new_object_was_seen_by_nobody(created: Callable[[str], dict[str, Any]]) -> None:
     for kind in ("FeatureRollout", "FlagStore", "RolloutAction"):
         assert created(kind)["status"] == {"observedGeneration": -1}
+    for kind in ("RollbackMatrix", "MetricTemplate"):
+        assert "status" not in created(kind), "nobody would ever write it, and tools would wait for that"
 
 
 STATUS: dict[str, Any] = {

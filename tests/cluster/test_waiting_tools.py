@@ -65,15 +65,6 @@ class Situations:
     def get(self, key: Key) -> Object:
         return self.send("GET", self.path(*key))
 
-    def may_be_created(self) -> bool:
-        """Whether actions are taken, which the policy that writes `requestedBy` refuses until it has read their CRD."""
-        path = self.path("RolloutAction", "healthy-applied")
-        code, answer = self.cluster.request(
-            "POST", f"{path.rpartition('/')[0]}?dryRun=All", self.manifest("RolloutAction", "healthy-applied")
-        )
-        assert code == 201, answer
-        return True
-
     def come_about(self) -> None:
         """Give each object its status; then edit or delete what was edited or deleted since."""
         for key, wanted in self.wanted.items():
@@ -112,12 +103,14 @@ def situations(
 ) -> Situations:
     """All of them, as releases of charts."""
     made = Situations(control_plane, fresh_namespace(control_plane))
-    wait_for(made.may_be_created, 60, "the policy that writes into actions to know their kind")
     for release, keys in made.releases().items():
         chart = tmp_path_factory.mktemp(release)
         (chart / "Chart.yaml").write_text(f"apiVersion: v2\nname: {release}\nversion: 1.0.0\n")
         (chart / "templates").mkdir()
-        (chart / "templates" / "all.yaml").write_text(yaml.safe_dump_all([made.manifest(*key) for key in keys]))
+        objects = [made.manifest(*key) for key in keys]
+        if release == "content":
+            objects += situated.without_status()
+        (chart / "templates" / "all.yaml").write_text(yaml.safe_dump_all(objects))
         helm.run("install", release, chart, f"--namespace={made.namespace}")
         made.charts[release] = chart
     made.come_about()
@@ -161,8 +154,8 @@ def not_ready(helm: Helm, situations: Situations, release: str, timeout: str) ->
 def test_helm_waits_as_kstatus_says(helm: Helm, situations: Situations) -> None:
     expected = {key: str(status) for key, status in situations.expected().items()}
     of = {release: {key: expected[key] for key in keys} for release, keys in situations.releases().items()}
-    assert not_ready(helm, situations, "content", "120s")[0] == {}
-    failed, words = not_ready(helm, situations, "gives-up", "120s")
+    assert not_ready(helm, situations, "content", "60s")[0] == {}
+    failed, words = not_ready(helm, situations, "gives-up", "60s")
     assert failed == of["gives-up"]
     assert "deadline exceeded" not in words, "what needs a person is not waited for"
     # It waits until the end of its time, which has to be enough for it to have seen all of them.

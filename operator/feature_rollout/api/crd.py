@@ -96,7 +96,7 @@ def crd(kind: str) -> dict[str, Any]:
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": _schema(model)},
-        "subresources": {"status": {}},
+        **({"subresources": {"status": {}}} if _has_status(model) else {}),
         "additionalPrinterColumns": [column.to_crd() for column in COLUMNS[kind]],
     }
     if kind in SELECTABLE:
@@ -140,9 +140,15 @@ def _schema(model: type[Resource]) -> dict[str, Any]:
     schema["properties"]["apiVersion"] = {"type": "string"}
     schema["properties"]["kind"] = {"type": "string"}
     schema["required"] = ["spec"]
-    # Until somebody has looked at the object, tools that wait for a status must not take none for a good one.
-    schema["properties"]["status"]["default"] = {"observedGeneration": -1}
+    if _has_status(model):
+        # Until somebody has looked at the object, tools that wait for a status must not take none for a good one.
+        schema["properties"]["status"]["default"] = {"observedGeneration": -1}
     return schema
+
+
+def _has_status(model: type[Resource]) -> bool:
+    """Whether the operator says something of objects of this kind; of others tools would wait for it for ever."""
+    return "status" in model.model_fields
 
 
 class _Dumper(yaml.SafeDumper):

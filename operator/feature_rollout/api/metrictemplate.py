@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from feature_rollout.api.base import ApiModel, Resource
-from feature_rollout.api.conditions import ObjectStatus
 from feature_rollout.api.rules import Found, Rule
 from feature_rollout.api.values import BY_NAME, Duration, Identifier, Reference, Sql
 from feature_rollout.core.plan import MetricType
@@ -163,5 +162,3 @@ class MetricTemplate(Resource):
     kind: Literal["MetricTemplate"]
     spec: MetricTemplateSpec
     """What is measured, and how."""
-    status: ObjectStatus | None = None
-    """What the operator found out about the template."""

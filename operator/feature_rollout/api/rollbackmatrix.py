@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from feature_rollout.api.base import ApiModel, Resource
-from feature_rollout.api.conditions import ObjectStatus
 from feature_rollout.api.rules import Found, Rule, index_of
 from feature_rollout.api.values import (
     AS_SET,
@@ -286,5 +285,3 @@ class RollbackMatrix(Resource):
     kind: Literal["RollbackMatrix"]
     spec: RollbackMatrixSpec
     """The rows."""
-    status: ObjectStatus | None = None
-    """What the operator found out about the matrix."""
