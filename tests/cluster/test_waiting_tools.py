@@ -22,7 +22,7 @@ import yaml
 from feature_rollout.core.health import KStatus, kstatus
 from feature_rollout.kube.resources import GROUP, GROUP_PATH, RESOURCES
 from feature_rollout.sandbox.cluster import Cluster
-from support.helm import Helm
+from support.helm import Helm, write_chart
 from support.waiting import wait_for
 from support.world import fresh_namespace
 
@@ -104,15 +104,11 @@ def situations(
     """All of them, as releases of charts."""
     made = Situations(control_plane, fresh_namespace(control_plane))
     for release, keys in made.releases().items():
-        chart = tmp_path_factory.mktemp(release)
-        (chart / "Chart.yaml").write_text(f"apiVersion: v2\nname: {release}\nversion: 1.0.0\n")
-        (chart / "templates").mkdir()
         objects = [made.manifest(*key) for key in keys]
         if release == "content":
             objects += situated.without_status()
-        (chart / "templates" / "all.yaml").write_text(yaml.safe_dump_all(objects))
-        helm.run("install", release, chart, f"--namespace={made.namespace}")
-        made.charts[release] = chart
+        made.charts[release] = write_chart(tmp_path_factory.mktemp(release), release, objects)
+        helm.run("install", release, made.charts[release], f"--namespace={made.namespace}")
     made.come_about()
     return made
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from support.argocd import ACCOUNT, created, health, offered
+from support.helm import Helm, write_chart
 from support.manifests import ROLLOUT, STORE, A, Object, rollout, stage, store
 from support.operatorprocess import Operator
 from support.waiting import wait_for
@@ -79,8 +80,11 @@ def _is_left_in_peace(world: World, operator: Operator, manifests: list[Object],
     assert diff_is_empty(world, manifests, folder)
 
 
-def test_what_kubectl_wait_says_of_each_state(world: World, operator: Operator) -> None:
-    server_side_apply(world, store(), rollout(stages=[stage("ten", 10, "1h")]))
+def test_what_helm_and_kubectl_wait_say_of_each_state(world: World, operator: Operator, tmp_path: Path) -> None:
+    helm = Helm(tmp_path, world.cluster)
+    chart = write_chart(tmp_path / "chart", "shop", [store(), rollout(stages=[stage("ten", 10, "1h")])])
+    options = ("shop", chart, f"--namespace={world.namespace}", "--wait", "--timeout=60s")
+    helm.run("install", *options)
     waited = world.cluster.kubectl(
         "wait", "--for=condition=Ready", "--timeout=60s", f"fro/{ROLLOUT}", "-n", world.namespace
     )
@@ -93,6 +97,9 @@ def test_what_kubectl_wait_says_of_each_state(world: World, operator: Operator) 
         world.cluster.kubectl(
             "wait", f"--for=condition={condition}", "--timeout=60s", f"fro/{ROLLOUT}", "-n", world.namespace
         )
+    upgraded = helm.run("upgrade", *options, check=False)
+    assert upgraded.returncode != 0
+    assert f"FeatureRollout/{world.namespace}/{ROLLOUT} not ready. status: Failed" in upgraded.stderr
 
 
 def click(world: World, action: str) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,14 @@ class Helm:
             "template", RELEASE, CHART, "-n", RELEASE_NAMESPACE, "-f", "-", *options, values=json.dumps(values or {})
         ).stdout
         return [obj for obj in yaml.safe_load_all(text) if obj]
+
+
+def write_chart(folder: Path, name: str, objects: Iterable[Mapping[str, Any]]) -> Path:
+    """A chart of these objects, as they are."""
+    (folder / "templates").mkdir(parents=True)
+    (folder / "Chart.yaml").write_text(f"apiVersion: v2\nname: {name}\nversion: 1.0.0\n")
+    (folder / "templates" / "objects.yaml").write_text(yaml.safe_dump_all(objects))
+    return folder
 
 
 def main() -> int:
