@@ -63,7 +63,7 @@ def files() -> dict[Path, str]:
 
 def _health() -> Iterator[tuple[Path, str]]:
     tests: dict[str, list[Object]] = {kind: [] for kind in KINDS}
-    rollouts = ((ROLLOUT, name, obj) for name, obj in situated.rollouts())
+    rollouts = ((ROLLOUT, name, obj) for name, obj in situated.rollouts().items())
     for kind, name, obj in (*rollouts, *situated.others()):
         health, message = argocd(obj)
         case = {"healthStatus": {"status": str(health), "message": message}, "inputPath": f"testdata/{name}.yaml"}

@@ -7,7 +7,6 @@ from typing import Any
 import situations
 
 from feature_rollout.core.decision import Trouble, View
-from feature_rollout.core.health import kstatus
 from feature_rollout.core.people import Answer, Outcome
 from feature_rollout.core.status import kube_time
 from feature_rollout.kube.resources import API_VERSION
@@ -48,35 +47,29 @@ SPEC: Object = {
 }
 
 
-def rollout(view: View | None, status: Mapping[str, Any] | None, *, generation: int = 1) -> Object:
+def rollout(view: View | None, status: Mapping[str, Any] | None) -> Object:
     """The FeatureRollout with that status; without one, as it is when it was just created."""
     spec = {**SPEC, "stages": _stages(view.plan.stages if view else situations.plan().stages)}
     if view is not None and view.suspended:
         spec["suspend"] = True
     if status is not None and "planHash" in status:
         status = {**status, "planHash": PLAN_HASH}
-    return _object("FeatureRollout", NAME, spec, status, generation)
+    return _object("FeatureRollout", NAME, spec, status)
 
 
-def rollouts() -> Iterator[tuple[str, Object]]:
+def rollouts() -> dict[str, Object]:
     """A FeatureRollout for each row of the table, and those that no table has: unseen, edited since, being deleted.
 
     By a name for a file: Argo CD's health, and the phase.
     """
-    last: tuple[View | None, Mapping[str, Any]] = (None, {})
-    met = set()
+    found: dict[str, Object] = {}
     for view, status in situations.situations():
-        key = situations.key(status)
-        if key not in met:
-            met.add(key)
-            yield _file_name(key), rollout(view, status)
-        if key[0] == "Baking" and kstatus(rollout(view, status)) == "Current":
-            last = (view, status)
-    yield "progressing_unseen", rollout(None, None)
-    yield "progressing_edited", rollout(*last, generation=2)
-    deleted = rollout(*last)
-    deleted["metadata"]["deletionTimestamp"] = SINCE
-    yield "progressing_deleted", deleted
+        found.setdefault(_file_name(situations.key(status)), rollout(view, status))
+    baking = found["healthy_baking"]
+    found["progressing_unseen"] = rollout(None, None)
+    found["progressing_edited"] = {**baking, "metadata": {**baking["metadata"], "generation": 2}}
+    found["progressing_deleted"] = {**baking, "metadata": {**baking["metadata"], "deletionTimestamp": SINCE}}
+    return found
 
 
 def others() -> Iterator[tuple[str, str, Object]]:
@@ -123,8 +116,8 @@ def _stages(stages: Any) -> list[Object]:
     return found
 
 
-def _object(kind: str, name: str, spec: Object, status: Mapping[str, Any] | None, generation: int = 1) -> Object:
-    metadata: Object = {"name": name, "namespace": NAMESPACE, "generation": generation, "uid": UID}
+def _object(kind: str, name: str, spec: Object, status: Mapping[str, Any] | None) -> Object:
+    metadata: Object = {"name": name, "namespace": NAMESPACE, "generation": 1, "uid": UID}
     if kind == "MetricProvider":
         del metadata["namespace"]
     # The default that the CRD gives a status.

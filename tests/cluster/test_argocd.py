@@ -35,7 +35,7 @@ def test_the_config_map_is_patched_and_keeps_what_it_had(argocd: Cluster) -> Non
 
 
 def test_what_the_scripts_make_is_taken_from_argo_cd_s_service_account(argocd: Cluster, namespace: str) -> None:
-    wanted = dict(situated.rollouts())["healthy_awaitingApproval"]
+    wanted = situated.rollouts()["healthy_awaitingApproval"]
     wanted["metadata"] = {"name": situated.NAME}
     rollouts = f"{GROUP_PATH}/namespaces/{namespace}/{ROLLOUTS}"
     actions = f"{GROUP_PATH}/namespaces/{namespace}/{ACTIONS}"

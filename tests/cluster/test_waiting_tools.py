@@ -42,7 +42,7 @@ class Situations:
         self.cluster, self.namespace = cluster, namespace
         self.charts: dict[str, Path] = {}
         self.wanted: dict[Key, Object] = {}
-        rollouts = (("FeatureRollout", name, obj) for name, obj in situated.rollouts())
+        rollouts = (("FeatureRollout", name, obj) for name, obj in situated.rollouts().items())
         for kind, situation, obj in (*rollouts, *situated.others()):
             if kind in KINDS:
                 self.wanted[kind, situation.replace("_", "-").lower()] = obj

@@ -41,11 +41,17 @@ def test_the_health_is_that_of_the_core_in_every_situation() -> None:
     met = set()
     for view, status in situations.situations():
         for generation in (1, 2):
-            obj = situated.rollout(view, status, generation=generation)
+            obj = situated.rollout(view, status)
+            obj["metadata"]["generation"] = generation
             health, message = expected_of(obj)
             assert argocd.health(obj) == (str(health), message)
             met.add(str(health))
     assert met == {"Healthy", "Progressing", "Degraded", "Suspended"}
+
+
+def test_the_cases_have_every_row_of_the_table() -> None:
+    unlisted = {"progressing_unseen", "progressing_edited", "progressing_deleted"}
+    assert len(situated.rollouts().keys() - unlisted) == len(situations.table())
 
 
 @pytest.mark.parametrize("status", [None, {}, {"observedGeneration": 1}, {"observedGeneration": 1, "conditions": []}])
@@ -143,7 +149,7 @@ def test_what_people_need_is_offered(reason: str) -> None:
 
 
 def test_an_approval_that_counts_no_service_account_is_not_offered() -> None:
-    obj = dict(situated.rollouts())["healthy_awaitingApproval"]
+    obj = situated.rollouts()["healthy_awaitingApproval"]
     assert "approve" in offered(obj)
     obj["spec"]["stages"][1]["approval"] = {"required": 1}
     assert "approve" not in offered(obj)
@@ -151,6 +157,6 @@ def test_an_approval_that_counts_no_service_account_is_not_offered() -> None:
 
 def test_an_edited_plan_is_neither_approved_nor_promoted_before_it_was_seen() -> None:
     for name in ("healthy_awaitingApproval", "healthy_baking"):
-        obj = dict(situated.rollouts())[name]
+        obj = situated.rollouts()[name]
         obj["metadata"]["generation"] += 1
         assert offered(obj) == {"pause", "rollback"}
