@@ -112,13 +112,13 @@ async def test_after_a_410_it_says_nothing_of_what_vanished(it: Running) -> None
 async def test_it_ends_itself_and_is_started_again(it: Running, how: str) -> None:
     await it.until_seen(None, "a")
     await wait_for_async(lambda: it.fake.watches == 1)
+    it.seen.clear()
     if how == "404":
         it.fake.faults["list"] = [404]
         it.fake.send("ERROR", {"kind": "Status", "code": 410})
     else:
         it.fake.send("ERROR", {"kind": "Status", "code": 500})
     await wait_for_async(lambda: it.restarts == 1)
-    it.seen.clear()
     await it.until_seen(None, "a")
     assert it.watch.problems() == []
 
