@@ -47,7 +47,7 @@ def rests(story: Story, storm: Storm) -> None:
 
 def spoilt(story: Story, weather: Storm, call: Callable[..., object]) -> None:
     """Watches that end at once are begun again, and not without a pause."""
-    for how in storms.SPOILT:
+    for how in (storms.EXPIRED, storms.ENDING):
         call(weather.spoils, how)
         begun_s = time.monotonic()
         wait_for(lambda how=how: weather.watches == how, START_BOUND_S, how)
