@@ -50,9 +50,13 @@ class Cluster:
         if found is None:
             self._uids += 1
             metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{self._uids}", "generation": 1}
-            made = {"metadata": {**metadata, "creationTimestamp": self._time()}, "spec": dict(spec), "status": {}}
+            metadata["creationTimestamp"] = self._time()
+            # The status is as the schema has it from the beginning.
+            made = {"metadata": metadata, "spec": dict(spec), "status": {"observedGeneration": -1}}
             return self._put(ROLLOUTS, made, "ADDED")
         changed = found["spec"] != spec
+        if not changed and not note:
+            return found
         metadata = {**found["metadata"], "generation": found["metadata"]["generation"] + changed}
         if note:
             metadata["annotations"] = {**metadata.get("annotations", {}), "applied": note}
@@ -127,8 +131,10 @@ class Cluster:
     def _same(self, plural: str, decided_on: Mapping[str, Any]) -> Object:
         metadata = decided_on["metadata"]
         found = self.get(plural, metadata["name"])
-        if found is None or found["metadata"]["uid"] != metadata["uid"]:
-            raise Gone(f"there is no {metadata['name']} of that UID", 404)
+        if found is None:
+            raise Gone(f"there is no {metadata['name']}", 404)
+        if found["metadata"]["uid"] != metadata["uid"]:
+            raise Stale(f"{metadata['name']} is another object", 409)
         return found
 
     def _put(self, plural: str, obj: Object, event: str) -> Object:
