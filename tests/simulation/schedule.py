@@ -90,8 +90,8 @@ def _between_approvals(random: Random, plan: Plan) -> Faults:
 
 
 def _half_a_revert(random: Random) -> Faults:
-    """The revert is not made, or not answered, and its reason is over by then."""
-    fault = random.choice(("answer lost, not made", "store unreachable", "store unreachable"))
+    """The revert is not made, or only a part of it, and its reason is over before it can be."""
+    fault = random.choice(("answer lost, not made", "store full", "row locked", "row locked"))
     harm = Planned("harm", random.uniform(20.0, 200.0))
     return harm, Planned(fault, 0.0, call="lower"), Planned("harm over", 0.0, call="lower")
 

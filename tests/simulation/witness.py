@@ -250,7 +250,9 @@ class Witness:
             name = result.key.rpartition("/")[2]
             for known in [at for at in self._answers if at[:2] == (replica.name, name)]:
                 del self._answers[known]
-        if what.startswith("lower ") and what != "lower flags only":
+        if what.startswith(("lower part", "lower flags only")):
+            self._pending.add(replica.name)
+        elif what.startswith("lower "):
             self._pending.discard(replica.name)
             if result.latch is not None:
                 self._known[replica.name, result.uid] = result.attempt
