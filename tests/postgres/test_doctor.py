@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_rollout.store import doctor
+from feature_rollout.store import sessions
 from postgres.commands import Answer, featurerollout
 from postgres.world import World
 from support.databases import all_postgres
@@ -246,7 +246,7 @@ async def test_a_connection_string_that_cannot_be_used_is_an_error_that_does_not
 
 
 async def test_a_clock_that_is_off_is_a_warning(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.time, "time", lambda: 0.0)
+    monkeypatch.setattr(sessions.time, "time", lambda: 0.0)
     code, complaints = await patient.complaints()
     assert (code, list(complaints)) == (3, ["writer: clock"])
     assert "ahead of this machine's" in complaints["writer: clock"][1]

@@ -17,7 +17,7 @@ from feature_rollout.core.shards import SHARDS_MAX, lease_of
 
 if TYPE_CHECKING:
     from feature_rollout.postgres import Server
-    from feature_rollout.store.doctor import Finding
+    from feature_rollout.store.findings import Finding
 
 ROLES = ("writer", "reader", "owner")
 
@@ -139,7 +139,7 @@ def _uri(role: str, file: str | None) -> str | None:
 def _parsed(uris: dict[str, str | None]) -> tuple[dict[str, Server | None], list[Finding]]:
     from feature_rollout.ports import Problem
     from feature_rollout.postgres import parse_uri
-    from feature_rollout.store.doctor import Finding, Result
+    from feature_rollout.store.findings import Finding, Result
 
     servers: dict[str, Server | None] = dict.fromkeys(uris)
     findings = []

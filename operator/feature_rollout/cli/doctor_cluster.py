@@ -13,7 +13,7 @@ from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
 from feature_rollout.kube.resources import ACTIONS, GROUP, RESOURCES, ROLLOUTS, STORES
 from feature_rollout.kube.schemas import unknown_fields
-from feature_rollout.store.doctor import Finding, Result
+from feature_rollout.store.findings import Finding, Result
 
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _POLICIES = ("validatingadmission", "mutatingadmission")
