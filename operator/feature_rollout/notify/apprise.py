@@ -8,6 +8,7 @@ https://github.com/caronc/apprise
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import threading
@@ -61,7 +62,8 @@ class Apprise:
                 taken = bool(self._library.notify(body, title, kind, body_format="text"))
             except Exception:  # noqa: BLE001 - whatever a service's plugin raises; its words may have the URL in them
                 taken = False
-            if not loop.is_closed():
+            # The loop may be closed by now.
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(tell, taken)
 
         self._thread = threading.Thread(target=run, name=self.name, daemon=True)
