@@ -23,10 +23,11 @@ from typing import Final, Self
 import psycopg
 from psycopg import sql
 
+from feature_rollout.connectionstring import Server, parse_uri
 from feature_rollout.core.evaluation import FLAG_MISSING, ROWS_UNKNOWN, Evaluation, Reason, Rule, evaluate, rule
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Server, Subject, bounded, classify, connect, dispose, parse_uri
+from feature_rollout.postgres import Connection, Subject, bounded, classify, connect, dispose
 from feature_rollout.store import flags
 from feature_rollout.store.config import TableMapping
 

@@ -1,9 +1,6 @@
 """Connections to PostgreSQL, and what its errors mean to the people who must act on them.
 
-A connection string comes from a tenant's Secret: only the parameters that name a server
-and a login are taken from it, nothing that reads files of this process or runs
-something. Messages hold a SQLSTATE and our own words; never the server's text, which
-quotes data, nor the connection string.
+Messages hold a SQLSTATE and our own words; never the server's text, which quotes data.
 """
 
 from __future__ import annotations
@@ -14,25 +11,21 @@ import ipaddress
 import os
 import re
 import socket
-import ssl
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from feature_rollout import libpq
+from feature_rollout.connectionstring import CONNECTION_INVALID, Network, Server, is_socket
 from feature_rollout.ports import Problem
 
 T = TypeVar("T")
 Connection: TypeAlias = libpq.Connection
 Cursor: TypeAlias = psycopg.AsyncCursor[tuple[Any, ...]]
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Reasons of Problems that come from the connection or from a statement's SQLSTATE.
-CONNECTION_INVALID: Final = "ConnectionInvalid"
 ADDRESS_DENIED: Final = "AddressDenied"
 TLS_FAILED: Final = "TlsFailed"
 STORE_UNREACHABLE: Final = "StoreUnreachable"
@@ -51,24 +44,7 @@ STORE_ERROR: Final = "StoreError"
 APPLICATION_NAME: Final = "feature-rollout-operator"
 CONNECT_TIMEOUT_S: Final = 5
 
-_HOSTS_MAX: Final = 8
 _ADDRESSES_MAX: Final = 8
-_UNVERIFIED: Final = ("disable", "allow", "prefer")
-_ALLOWED: Final = ("host", "port", "user", "password", "dbname", "sslmode", "target_session_attrs")
-# What to do where something else than to remove the parameter helps.
-_INSTEAD: Final = {
-    "hostaddr": "name the address as host",
-    "options": "set it by ALTER ROLE … SET",
-    "sslrootcert": "name the CA in spec.postgres.caCertificate of the FlagStore, for commands in PGSSLROOTCERT",
-    "passfile": "write the password into the string",
-    "service": "write host, port, dbname and user into the string",
-    "sslcert": "log in with a password",
-    "sslkey": "log in with a password",
-}
-_CHOICES: Final = {
-    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
-}
 # A partition is noticed in 10 + 3 * 5 seconds on an idle connection, and in 10 on a busy one.
 _FIXED: Final = {
     "application_name": APPLICATION_NAME,
@@ -85,120 +61,12 @@ _FIXED: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """What may be connected to, beside what a connection string says.
-
-    `denied` are networks whose addresses are refused; `sockets` allows the path of a Unix
-    socket as the host; `authority` is the certificates, in PEM, that a server's must be
-    signed by, instead of those that the system trusts.
-    """
-
-    denied: tuple[Network, ...] = ()
-    sockets: bool = False
-    authority: str | None = field(default=None, repr=False)
-
-
-ANYWHERE: Final = Access()
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A checked connection string: where to connect, and as whom."""
-
-    role: str
-    parameters: tuple[tuple[str, str], ...] = field(repr=False)
-    access: Access = ANYWHERE
-
-
-@dataclass(frozen=True, slots=True)
 class Subject:
     """What a statement was about, for messages: the role that ran it, the flag table, and what mends a refusal."""
 
     role: str
     table: str
     grant: str
-
-
-def parse_uri(uri: str, purpose: str = "writer", access: Access = ANYWHERE) -> Server:
-    """A connection string as a tenant wrote it; raises Problem(ConnectionInvalid), which never shows a value.
-
-    `purpose` says whose string it is: writer, reader or owner.
-    """
-    try:
-        return _parsed(uri, access)
-    except ValueError as error:
-        raise Problem(CONNECTION_INVALID, f"the {purpose}'s connection string cannot be used: {error}") from None
-
-
-def _parsed(uri: str, access: Access) -> Server:
-    try:
-        given = {name: str(value) for name, value in conninfo_to_dict(uri).items() if value is not None}
-    except psycopg.Error:
-        raise ValueError("it is not of the form postgresql://user:password@host:port/database") from None
-    for name in given:
-        if name not in _ALLOWED:
-            instead = _INSTEAD.get(name, "remove it")
-            raise ValueError(f"parameter {name} is not allowed, {instead}; allowed are {', '.join(_ALLOWED)}")
-    for name, choices in _CHOICES.items():
-        if name in given and given[name] not in choices:
-            raise ValueError(f"parameter {name} must be one of {', '.join(choices)}")
-    if not given.get("user"):
-        raise ValueError("parameter user is missing")
-    _check_places(given, access)
-    return Server(given["user"], tuple(sorted((given | _verification(given, access)).items())), access)
-
-
-def _check_places(given: dict[str, str], access: Access) -> None:
-    hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
-    if not all(re.fullmatch(r"[0-9]*", port) for port in ports):
-        raise ValueError("parameter port must be a number")
-    if len(ports) not in (1, len(hosts)):
-        raise ValueError("parameter port must be one number, or one for each host")
-    if len(hosts) > _HOSTS_MAX:
-        raise ValueError(f"parameter host names more than {_HOSTS_MAX} hosts")
-    for host in hosts:
-        if not host:
-            raise ValueError("parameter host is missing")
-        if _is_socket(host) and not access.sockets:
-            raise ValueError("parameter host must be a host name or an address, not a socket's path")
-
-
-def _verification(given: dict[str, str], access: Access) -> dict[str, str]:
-    """What libpq must be told for the server's certificate to be checked as the connection string says."""
-    mode = given.get("sslmode")
-    if access.authority is not None:
-        _check_authority(access.authority)
-        if mode in _UNVERIFIED:
-            raise ValueError(f"sslmode={mode} does not use the CA certificate of the FlagStore: say verify-full")
-        return {"sslmode": mode or "verify-full"}
-    if mode not in ("verify-ca", "verify-full") or _has_root_certificate():
-        return {}
-    if mode == "verify-ca":
-        raise ValueError(
-            "sslmode=verify-ca needs a CA: name it in spec.postgres.caCertificate of the FlagStore, or in PGSSLROOTCERT"
-        )
-    return {"sslrootcert": _system_certificates()}
-
-
-def _check_authority(authority: str) -> None:
-    try:
-        ssl.create_default_context(cadata=authority)
-    except (ssl.SSLError, ValueError):
-        raise ValueError("the CA certificate of the FlagStore is no certificate in PEM") from None
-
-
-def _has_root_certificate() -> bool:
-    # Where libpq looks by itself: the administrator has put something there.
-    return bool(os.environ.get("PGSSLROOTCERT")) or Path("~/.postgresql/root.crt").expanduser().exists()
-
-
-def _system_certificates() -> str:
-    """A file, because the `system` of the libpq in psycopg's wheel is a folder that no machine has."""
-    return ssl.get_default_verify_paths().cafile or "system"
-
-
-def _is_socket(host: str) -> bool:
-    return host.startswith(("/", "@"))
 
 
 async def connect(server: Server, *, options: str | None = None, seconds: float = CONNECT_TIMEOUT_S + 1) -> Connection:
@@ -250,7 +118,7 @@ async def _places(parameters: dict[str, str], denied: Sequence[Network]) -> list
     problem = unreachable(_UNREACHABLE["dns"])
     for host, port in zip(hosts, ports, strict=True):
         place = {"host": host, "port": port or "5432"}
-        if _is_socket(host):
+        if is_socket(host):
             places.append(place)
             continue
         addresses = await _addresses(host)

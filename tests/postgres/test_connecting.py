@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from feature_rollout.postgres import Access, Server, connect, dispose, parse_uri
+from feature_rollout.connectionstring import Access, Server, parse_uri
+from feature_rollout.postgres import connect, dispose
 from feature_rollout.sandbox.postgres import PostgresServer
 from postgres.world import problem_of
 from support.databases import Database

@@ -5,8 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from feature_rollout.connectionstring import Access, parse_uri
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Access, parse_uri, quoted
+from feature_rollout.postgres import quoted
 from feature_rollout.store import PostgresFlagStore, StoreConfig
 
 SECRET = "hunter2"

@@ -19,10 +19,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from feature_rollout.connectionstring import parse_uri
 from feature_rollout.core.exposure import DISABLED, Exposure
 from feature_rollout.core.plan import Severity
 from feature_rollout.ports import Commit
-from feature_rollout.postgres import parse_uri
 from feature_rollout.store import StoreConfig, drift, migrations
 from feature_rollout.store.config import TableMapping
 from feature_rollout.store.listen import DriftListener

@@ -24,12 +24,12 @@ from typing import Any
 import pytest
 
 from feature_rollout import failpoints
+from feature_rollout.connectionstring import parse_uri
 from feature_rollout.core.state import Ledger
 from feature_rollout.notify import drain
 from feature_rollout.notify.http import Http
 from feature_rollout.notify.recipient import Sent, Undelivered
 from feature_rollout.ports import Commit, Transition
-from feature_rollout.postgres import parse_uri
 from feature_rollout.store import doctor
 from feature_rollout.store.deliveries import PostgresOutbox
 from feature_rollout.store.kill import KillSwitch, Order

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from feature_rollout import failpoints
-from feature_rollout.postgres import bounded, connect, dispose, parse_uri
+from feature_rollout.connectionstring import parse_uri
+from feature_rollout.postgres import bounded, connect, dispose
 from feature_rollout.sandbox.postgres import PostgresServer
 from feature_rollout.store import PostgresFlagStore, StoreConfig, migrations
 from postgres.world import FLAG_TABLE, OFF, World, claim, everyone, lowering, problem_of

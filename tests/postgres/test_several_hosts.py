@@ -8,11 +8,12 @@ import psycopg
 import pytest
 
 from feature_rollout.api.resolve_metrics import SqlQuery
+from feature_rollout.connectionstring import parse_uri
 from feature_rollout.core.looks import Window
 from feature_rollout.core.plan import MetricType
 from feature_rollout.metrics.sql import SqlMetricSource, SqlReader
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import connect, dispose, parse_uri
+from feature_rollout.postgres import connect, dispose
 from feature_rollout.sandbox.postgres import PostgresServer
 from feature_rollout.store import PostgresFlagStore, StoreConfig, migrations
 from postgres.world import FLAG_TABLE, KEY, claim, everyone, lowering, problem_of, raised_by

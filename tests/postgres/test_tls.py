@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from feature_rollout.connectionstring import Access, parse_uri
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Access, connect, dispose, parse_uri
+from feature_rollout.postgres import connect, dispose
 from feature_rollout.sandbox.postgres import PostgresServer
 from support.tls import Authority, tls_postgres
 

@@ -19,8 +19,8 @@ import click
 from feature_rollout.cli import exits
 
 if TYPE_CHECKING:
+    from feature_rollout.connectionstring import Access
     from feature_rollout.ports import Problem
-    from feature_rollout.postgres import Access
     from feature_rollout.store.config import TableMapping
 
 DATABASE_URI = "FEATUREROLLOUT_DATABASE_URI"
@@ -102,7 +102,7 @@ def from_file(name: str) -> str:
 
 def access() -> Access:
     """What a person at this machine may connect to: everything, and sockets too."""
-    from feature_rollout.postgres import Access
+    from feature_rollout.connectionstring import Access
 
     return Access(sockets=True)
 

@@ -16,7 +16,7 @@ from feature_rollout.cli.store import lines
 from feature_rollout.core.shards import SHARDS_MAX, lease_of
 
 if TYPE_CHECKING:
-    from feature_rollout.postgres import Server
+    from feature_rollout.connectionstring import Server
     from feature_rollout.store.findings import Finding
 
 ROLES = ("writer", "reader", "owner")
@@ -137,8 +137,8 @@ def _uri(role: str, file: str | None) -> str | None:
 
 
 def _parsed(uris: dict[str, str | None]) -> tuple[dict[str, Server | None], list[Finding]]:
+    from feature_rollout.connectionstring import parse_uri
     from feature_rollout.ports import Problem
-    from feature_rollout.postgres import parse_uri
     from feature_rollout.store.findings import Finding, Result
 
     servers: dict[str, Server | None] = dict.fromkeys(uris)

@@ -42,8 +42,8 @@ def command(
 
     Exit codes: 0 answered, whatever the answer is, 1 error, 5 there is no such flag.
     """
+    from feature_rollout.connectionstring import parse_uri
     from feature_rollout.ports import Problem
-    from feature_rollout.postgres import parse_uri
 
     table = database.mapping(**columns)
     uri = database.uri(database_uri_env, uri_file, database.DATABASE_URI, "FEATUREROLLOUT_WRITER_URI")

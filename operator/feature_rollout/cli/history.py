@@ -68,8 +68,8 @@ def command(
 
 
 def _audit(uri: str, namespace: str, name: str, limit: int) -> list[Audited]:
+    from feature_rollout.connectionstring import parse_uri
     from feature_rollout.ports import Problem
-    from feature_rollout.postgres import parse_uri
     from feature_rollout.store.admin import Bookkeeping
 
     try:

@@ -47,8 +47,8 @@ def command(
     on, 5 a flag has no row and nothing was written, 1 anything else: the flags are off and the
     audit could not be written, or what `error:` says.
     """
+    from feature_rollout.connectionstring import parse_uri
     from feature_rollout.ports import Problem
-    from feature_rollout.postgres import parse_uri
     from feature_rollout.store.config import StoreConfig
     from feature_rollout.store.kill import KillSwitch, Order
 

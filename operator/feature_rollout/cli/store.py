@@ -12,7 +12,7 @@ import click
 from feature_rollout.cli import database, exits
 
 if TYPE_CHECKING:
-    from feature_rollout.postgres import Server
+    from feature_rollout.connectionstring import Server
     from feature_rollout.store.admin import Bookkeeping, Key
 
 T = TypeVar("T")
@@ -135,8 +135,8 @@ def _ask(database_uri_env: str | None, uri_file: str | None, work: Callable[[Boo
 
 
 def _server(uri: str, purpose: str) -> Server:
+    from feature_rollout.connectionstring import parse_uri
     from feature_rollout.ports import Problem
-    from feature_rollout.postgres import parse_uri
 
     try:
         return parse_uri(uri, purpose, database.access())

@@ -20,18 +20,10 @@ from weakref import WeakValueDictionary
 import psycopg
 from psycopg import pq, sql
 
+from feature_rollout.connectionstring import ANYWHERE, Access, parse_uri
 from feature_rollout.metrics.hub import Shared
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import (
-    ANYWHERE,
-    CONNECT_TIMEOUT_S,
-    Access,
-    Connection,
-    bounded,
-    connect,
-    dispose,
-    parse_uri,
-)
+from feature_rollout.postgres import CONNECT_TIMEOUT_S, Connection, bounded, connect, dispose
 
 T = TypeVar("T")
 Cursor: TypeAlias = psycopg.AsyncServerCursor[tuple[Any, ...]]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from feature_rollout import __version__, tracing
+from feature_rollout.connectionstring import Access
 from feature_rollout.core.election import Role, Times
 from feature_rollout.kube.admission import missing_policy
 from feature_rollout.kube.client import Api
@@ -24,7 +25,6 @@ from feature_rollout.kube.leases import KubeLease, pod_namespace
 from feature_rollout.kube.resources import ACTIONS, RESOURCES, ROLLOUTS, STORES
 from feature_rollout.kube.rollouts import KubeRollouts
 from feature_rollout.kube.schemas import unknown_fields
-from feature_rollout.postgres import Access
 from feature_rollout.reconcile import Reconciler
 from feature_rollout.runtime import logs
 from feature_rollout.runtime.actions import Actions, rollout_of

@@ -11,13 +11,13 @@ from typing import Any
 from feature_rollout.api.base import InvalidObject
 from feature_rollout.api.flagstore import FlagStore, FlagStoreSpec, Pooler, Postgres
 from feature_rollout.api.values import KeyReference
+from feature_rollout.connectionstring import Access
 from feature_rollout.core import reasons
 from feature_rollout.core.decision import Trouble
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, PermissionDenied
 from feature_rollout.metrics.reader import SqlReader
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Access
 from feature_rollout.runtime.inventory import ObjectKey, key_of
 from feature_rollout.runtime.objects import API_FORBIDDEN, API_UNAVAILABLE
 from feature_rollout.store.config import StoreConfig

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from feature_rollout.connectionstring import Server
 from feature_rollout.core.exposure import OFF, Exposure
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Problem, Why
-from feature_rollout.postgres import Connection, Server, Subject
+from feature_rollout.postgres import Connection, Subject
 from feature_rollout.store import audit, ledger, migrations, ownership
 from feature_rollout.store.claims import LEDGER_MISSING
 from feature_rollout.store.config import TableMapping

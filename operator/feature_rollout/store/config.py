@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from feature_rollout.postgres import ANYWHERE, Access, Subject, quoted
+from feature_rollout.connectionstring import ANYWHERE, Access
+from feature_rollout.postgres import Subject, quoted
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ import psycopg
 from psycopg import pq, sql
 
 from feature_rollout import failpoints
+from feature_rollout.connectionstring import Server
 from feature_rollout.ports import Problem, Unconfirmed
 from feature_rollout.postgres import (
     READ_ONLY,
     STORE_UNREACHABLE,
     Connection,
     Cursor,
-    Server,
     Subject,
     bounded,
     classify,

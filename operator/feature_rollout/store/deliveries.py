@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from feature_rollout import failpoints
+from feature_rollout.connectionstring import parse_uri
 from feature_rollout.ports import Backlog, Delivery, Transition
-from feature_rollout.postgres import Connection, parse_uri
+from feature_rollout.postgres import Connection
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.connections import Connections
 from feature_rollout.store.values import jsonb, text

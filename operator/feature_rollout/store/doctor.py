@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import psycopg
 
+from feature_rollout.connectionstring import Server
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose, quoted
+from feature_rollout.postgres import Connection, bounded, classify, connect, dispose, quoted
 from feature_rollout.store import deliveries, drift, inspection, migrations, rights, serving, sessions
 from feature_rollout.store.config import TableMapping
 from feature_rollout.store.findings import (

@@ -13,11 +13,12 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from feature_rollout.connectionstring import Server
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.reasons import MANUAL_CHANGE
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Why
-from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose
+from feature_rollout.postgres import Connection, bounded, classify, connect, dispose
 from feature_rollout.store import audit, flags, ledger
 from feature_rollout.store.config import TableMapping
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
+from feature_rollout.connectionstring import Server
 from feature_rollout.core.exposure import FULL, NONE, Exposure, format_percentage
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Cursor, Server, bounded, classify, connect, dispose
+from feature_rollout.postgres import Connection, Cursor, bounded, classify, connect, dispose
 from feature_rollout.store.config import TableMapping
 
 FLAG_MISSING: Final = "FlagMissing"

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from feature_rollout.connectionstring import parse_uri
 from feature_rollout.core.exposure import DISABLED
 from feature_rollout.ports import Lowering, Problem, Why
 from feature_rollout.postgres import (
@@ -26,7 +27,6 @@ from feature_rollout.postgres import (
     TOO_MANY_CONNECTIONS,
     WRITE_REFUSED,
     Connection,
-    parse_uri,
 )
 from feature_rollout.store import audit, drift, flags, inspection, lowering, migrations, outbox, ownership
 from feature_rollout.store.config import StoreConfig

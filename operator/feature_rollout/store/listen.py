@@ -15,8 +15,9 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from feature_rollout.connectionstring import Server, parse_uri
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import Connection, Server, Subject, bounded, classify, connect, dispose, parse_uri
+from feature_rollout.postgres import Connection, Subject, bounded, classify, connect, dispose
 from feature_rollout.store.config import StoreConfig
 from feature_rollout.store.drift import CHANGED_CHANNEL
 

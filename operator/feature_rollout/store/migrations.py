@@ -13,17 +13,9 @@ from typing import Any, Final
 
 import psycopg
 
+from feature_rollout.connectionstring import Server
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import (
-    PERMISSION_DENIED,
-    Connection,
-    Server,
-    Subject,
-    bounded,
-    classify,
-    connect,
-    dispose,
-)
+from feature_rollout.postgres import PERMISSION_DENIED, Connection, Subject, bounded, classify, connect, dispose
 
 BOOKKEEPING_MISSING: Final = "BookkeepingMissing"
 BOOKKEEPING_TOO_NEW: Final = "BookkeepingTooNew"

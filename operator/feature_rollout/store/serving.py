@@ -8,7 +8,8 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from feature_rollout.postgres import Connection, Server, bounded, classify, connect, dispose
+from feature_rollout.connectionstring import Server
+from feature_rollout.postgres import Connection, bounded, classify, connect, dispose
 from feature_rollout.store.config import TableMapping
 
 # What `serve_as` answers when flag_enabled reads another table, and is left alone.

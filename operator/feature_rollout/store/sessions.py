@@ -7,8 +7,9 @@ import secrets
 import time
 from typing import Final
 
+from feature_rollout.connectionstring import CONNECTION_INVALID, Server
 from feature_rollout.ports import Problem
-from feature_rollout.postgres import CONNECTION_INVALID, Connection, Server, connect, dispose, quoted
+from feature_rollout.postgres import Connection, connect, dispose, quoted
 from feature_rollout.store.findings import Checks, Finding, fetch, fetch_row, ok, warning
 
 _NOTIFY_TIMEOUT_S: Final = 2.0

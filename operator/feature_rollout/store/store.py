@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from feature_rollout import failpoints
+from feature_rollout.connectionstring import parse_uri
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Checkpoint, Claim, Commit, Lowering, Problem, Snapshot, Why
 from feature_rollout.postgres import (
@@ -22,7 +23,6 @@ from feature_rollout.postgres import (
     WRITE_REFUSED,
     Connection,
     Cursor,
-    parse_uri,
 )
 from feature_rollout.store import (
     actions,

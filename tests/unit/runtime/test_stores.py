@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from feature_rollout.connectionstring import ANYWHERE
 from feature_rollout.core.decision import Trouble
-from feature_rollout.postgres import ANYWHERE
 from feature_rollout.runtime.stores import Stores
 from feature_rollout.sandbox.processes import free_ports
 from feature_rollout.store.store import PostgresFlagStore
