@@ -39,12 +39,17 @@ Numbers = Callable[[datetime], dict[str, Any] | None]
 
 
 def looks(
-    numbers: Numbers | dict[str, Any], *, count: int = 200, start: datetime = T0, metric: str = "errors"
+    numbers: Numbers | dict[str, Any],
+    *,
+    count: int = 200,
+    start: datetime = T0,
+    metric: str = "errors",
+    length: timedelta = INTERVAL,
 ) -> tuple[Look, ...]:
-    """A look each 30 s; None for one that is missing."""
+    """One look after the other, each 30 s; None for one that is missing."""
     made = []
     for index in range(count):
-        window = Window(start + index * INTERVAL, start + (index + 1) * INTERVAL)
+        window = Window(start + index * length, start + (index + 1) * length)
         found = numbers(window.start) if callable(numbers) else numbers
         if found is not None:
             made.append(Look(metric, window, **found))
@@ -333,12 +338,13 @@ def test_it_ends_when_a_revert_leaves_nothing_to_take_back_unless_told_until_whe
 def test_a_freeze_and_the_windows_of_the_day_put_an_advance_off() -> None:
     open_days = DailyWindow(frozenset(range(5)), 9 * 60, 16 * 60)
     calendar = Calendar("UTC", (open_days,), (Freeze(date(2026, 1, 6), date(2026, 1, 7), "a fair"),))
-    of = plan(stage("ten", ("bell", 10), bake=timedelta(hours=8)), stage("all", ("bell", 100)), calendar=calendar)
-    lines = run(of, looks(GOOD, count=4 * 2880))
+    stages = (stage("ten", ("bell", 10), bake=timedelta(hours=8)), stage("all", ("bell", 100)))
+    of = plan(*stages, metrics=[ratio(interval=minutes(5))], calendar=calendar)
+    lines = run(of, looks(GOOD, count=4 * 288, length=minutes(5)))
     waits = next(line for line in decisions(lines) if line["reason"] == "AwaitingWindow")
     assert waits["action"] == "Wait"
     entered = [line["at"] for line in decisions(lines, acts=True)]
-    assert entered[:2] == [(T0 + INTERVAL).isoformat(), datetime(2026, 1, 8, 9, tzinfo=UTC).isoformat()]
+    assert entered[:2] == [(T0 + minutes(5)).isoformat(), datetime(2026, 1, 8, 9, tzinfo=UTC).isoformat()]
 
 
 def test_windows_beside_the_grid_are_taken_as_they_are() -> None:
