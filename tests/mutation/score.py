@@ -124,14 +124,16 @@ def main() -> int:
     sys.path.insert(0, str(FOLDER / "src"))
     results = Results.read(FOLDER / "results.json")
     fingerprint = _digest(sorted([*_copied(Path("src")), *_copied(Path("tests")), Path("pyproject.toml")]))
+    survived = {mutant for mutant, outcome in results.outcomes.items() if outcome == SURVIVED}
     if results.fingerprint != fingerprint:
         results.forget({SURVIVED} if arguments.survivors else {KILLED, TIMED_OUT, SURVIVED})
     results.fingerprint = fingerprint
     mutate(results)
     results.save()
     wanted = [m for m, outcome in results.outcomes.items() if outcome == UNTRIED and _is_of(m, arguments.modules)]
-    # All files mixed, so that the score so far tells early what it will be.
-    wanted.sort(key=lambda mutant: hashlib.sha256(mutant.encode()).digest())
+    # All files mixed, so that the score so far tells early what it will be; last what no test may notice, which has all
+    # of them to pass.
+    wanted.sort(key=lambda mutant: (mutant in survived, hashlib.sha256(mutant.encode()).digest()))
     code = run(wanted, arguments.workers, results) if wanted else 0
     results.save()
     found = {m: outcome for m, outcome in results.outcomes.items() if _is_of(m, arguments.modules)}
