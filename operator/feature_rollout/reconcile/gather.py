@@ -77,7 +77,7 @@ class Gatherer:
             session.earlier = session.progress
             session.progress = _stored_progress(session, snapshot)
         before, session.ledger, session.attempt = session.progress, ledger, ledger.attempt
-        progress = self._observed(target, session, view)
+        progress = self._observed(session, view)
         if not view.is_over:
             progress = self._recalled(target, session, view, progress)
         session.unsaved |= progress is not before
@@ -110,7 +110,7 @@ class Gatherer:
             if not task.cancelled():
                 session.checks[name] = answer = task.result()
                 if not answer.passed:
-                    log.info("check %s: %s", name, answer.message, extra={"rollout": ledger.key})
+                    log.info("check %s: %s", name, answer.message)
         return dict(session.checks)
 
     async def _read(
@@ -176,7 +176,7 @@ class Gatherer:
         session.claim, session.store = claim, store
         return None
 
-    def _observed(self, target: Target, session: Session, view: View) -> Progress:
+    def _observed(self, session: Session, view: View) -> Progress:
         """The progress after every look that has arrived."""
         plan = view.plan
         done = {name: looking for name, looking in session.looking.items() if looking.task.done()}
@@ -189,7 +189,7 @@ class Gatherer:
         for look in looks:
             self._telemetry.looked(str(progress.verdict(plan, look)))
             if look.error is not None:
-                log.info("%s could not be looked at: %s", look.metric, look.error, extra={"rollout": target.key})
+                log.info("%s could not be looked at: %s", look.metric, look.error)
         return progress
 
     def _waking(self, target: Target) -> Callable[[], None]:
@@ -212,7 +212,7 @@ class Gatherer:
             if session.progress.due_at(metric, now) > now:
                 continue
             window = session.progress.due_window(metric, now)
-            task = asyncio.create_task(_looked(source, metric.name, window, rollout=target.key, stage=stage))
+            task = asyncio.create_task(_looked(source, metric.name, window, rollout=target.place, stage=stage))
             task.add_done_callback(partial(self._looked, target, session, view.plan))
             session.looking[metric.name] = Looking(task, view.plan.plan_hash)
 
@@ -232,7 +232,7 @@ def _stored_progress(session: Session, snapshot: Snapshot) -> Progress | None:
     try:
         progress = Progress.from_json(stored[1])
     except (AttributeError, KeyError, TypeError, ValueError):
-        log.exception("stored progress cannot be read; measuring starts again", extra={"rollout": ledger.key})
+        log.exception("stored progress cannot be read; measuring starts again")
         return None
     if stored[0] == ledger.attempt:
         return progress
@@ -260,15 +260,15 @@ async def _asked(source: CheckSource, name: str, attempt: int, clock: Clock) -> 
 
 async def _looked(source: MetricSource, metric: str, window: Window, *, rollout: str, stage: str) -> tuple[Look, float]:
     with tracing.span("look", rollout=rollout, stage=stage, metric=metric) as span:
-        look = await _look(source, metric, window, {"rollout": rollout, "stage": stage or None})
+        look = await _look(source, metric, window)
         span.set(error=look.error or "")
     return look, asyncio.get_running_loop().time()
 
 
-async def _look(source: MetricSource, metric: str, window: Window, extra: Mapping[str, str | None]) -> Look:
+async def _look(source: MetricSource, metric: str, window: Window) -> Look:
     try:
         return await source.look(metric, window)
     except Exception as error:  # noqa: BLE001 - a bug of a source must cost no more than an answer
         # Its text may hold anything, secrets too: only its type is told.
-        log.error("a metric source failed with %s", type(error).__name__, extra=extra)  # noqa: TRY400 - likewise
+        log.error("a metric source failed with %s", type(error).__name__)  # noqa: TRY400 - likewise
         return Look(metric, window, error=f"the metric source failed with {type(error).__name__}")

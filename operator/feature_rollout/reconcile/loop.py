@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from feature_rollout import tracing
+from feature_rollout.about import about
 from feature_rollout.core import reasons
 from feature_rollout.core.clearance import to_ask
 from feature_rollout.core.decide import decide
@@ -88,7 +89,7 @@ class Reconciler:
         if not self._takes_part(target, session):
             session.stand_by()
             return None
-        with tracing.span("reconcile", rollout=target.key) as span:
+        with about(rollout=target.place, stage=session.stage), tracing.span("reconcile", rollout=target.place) as span:
             due = await self._reconciled(target, session)
             span.set(stage=session.stage)
             return due
@@ -99,10 +100,10 @@ class Reconciler:
                 return await self._delete(target, session)
             return await self._step(target, session)
         except Fenced:
-            log.info("the ledger row moved on; reading it again", extra={"rollout": target.key})
+            log.info("the ledger row moved on; reading it again")
             session.fenced()
         except Drifted as drifted:
-            log.info("a row was changed meanwhile; reading it again: %s", drifted, extra={"rollout": target.key})
+            log.info("a row was changed meanwhile; reading it again: %s", drifted)
         except Problem as problem:
             if problem.reason == reasons.LEDGER_MISSING:
                 session.fenced()
@@ -224,7 +225,7 @@ class Reconciler:
 
     def _interrupted(self, target: Target) -> Callable[[str], None]:
         def tell(note: str) -> None:
-            log.warning(note, extra={"rollout": target.key})
+            log.warning(note)
             self._objects.event(
                 target.rollout, kind="Warning", reason=reasons.SESSION_INTERRUPTED, action="Interrupt", note=note
             )
@@ -279,7 +280,7 @@ class Reconciler:
         for invariant in broken:
             self._telemetry.violated(invariant)
         message = f"{decision.verb} would break {', '.join(broken)} and was not carried out."
-        log.error(message, extra={"rollout": view.ledger.key})
+        log.error(message)
         return Decision(Verb.HOLD, Phase.STALLED, reasons.INVARIANT_VIOLATED, message, stalled=True)
 
     async def _audit(self, session: Session, view: View, store: FlagStore) -> None:
@@ -293,7 +294,7 @@ class Reconciler:
         try:
             await store.observe(view.ledger.key, tuple(rows))
         except Problem as problem:
-            log.info("changes by others are audited later: %s", problem, extra={"rollout": view.ledger.key})
+            log.info("changes by others are audited later: %s", problem)
         else:
             session.audited = rows
 
@@ -308,7 +309,7 @@ class Reconciler:
         why = why_of(target, decision, stages[-1].name if stages else "")
         answered = (decision.answered,) if decision.answered else ()
         try:
-            with tracing.span("transaction", rollout=target.key, stage=why.stage, verb=why.verb) as span:
+            with tracing.span("transaction", rollout=target.place, stage=why.stage, verb=why.verb) as span:
                 after = await store.commit(Commit(decision.ledger, decision.before, decision.after, why, answered))
                 span.set(operation=after.operation)
         except Unconfirmed:
@@ -413,14 +414,15 @@ class Reconciler:
         """
         assert session.reverting is not None  # noqa: S101 - the callers have begun it
         decision, change = session.reverting
-        with tracing.span("revert", rollout=target.key, stage=change.why.stage, verb=change.why.verb) as span:
+        with tracing.span("revert", rollout=target.place, stage=change.why.stage, verb=change.why.verb) as span:
             ledger = await store.lower(replace(change, on_interrupted=self._interrupted(target)))
             span.set(operation=ledger.operation)
         session.remember(ledger)
         session.reverting = None
         if ledger.latch is not None and change.latch is not None and ledger.latch.acted_at != change.latch.acted_at:
             return False
-        self._count(session, cause_of(decision))
+        with about(operation=ledger.operation):
+            self._count(session, cause_of(decision))
         return True
 
     def _tell_end(self, target: Target, decision: Decision) -> None:

@@ -64,6 +64,12 @@ class Target:
         return str(self.rollout["metadata"]["uid"])
 
     @property
+    def place(self) -> str:
+        """Namespace and name, as logs and traces have them."""
+        metadata = self.rollout["metadata"]
+        return f"{metadata['namespace']}/{metadata['name']}"
+
+    @property
     def generation(self) -> int:
         return int(self.rollout["metadata"]["generation"])
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from feature_rollout.about import about
 from feature_rollout.core import reasons
 from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
@@ -44,8 +45,8 @@ class Teller:
         note = f"{decision.message} Written: {written}." if written else decision.message
         if decision.answered is None or decision.verb.reverts:
             self._objects.event(target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=note)
-        extra = {"rollout": target.key, "stage": stage, "operation": view.ledger.operation}
-        log.log(logging.WARNING if decision.verb.reverts else logging.INFO, note, extra=extra)
+        with about(stage=stage, operation=view.ledger.operation):
+            log.log(logging.WARNING if decision.verb.reverts else logging.INFO, note)
 
     async def tell(self, target: Target, session: Session, view: View, decision: Decision) -> None:
         """Write the status when it says something new; after something was done, what is waited for now."""
@@ -130,7 +131,7 @@ class Teller:
         status = trouble_picture(decision, previous, target.generation, now)
         if not differs(status, previous) and not session.status_lost:
             return
-        log.warning("%s: %s", trouble.reason, trouble.message, extra={"rollout": target.key})
+        log.warning("%s: %s", trouble.reason, trouble.message)
         if trouble.reason != reasons.PENDING and _is_news(decision, previous):
             note = trouble.message
             self._objects.event(target.rollout, kind="Warning", reason=trouble.reason, action=str(Verb.HOLD), note=note)
@@ -159,7 +160,7 @@ async def _tell_others(target: Target, session: Session, why: Why | None) -> Non
         if not problem.stalled:
             raise
         # It does not heal by itself, and a status is worth more than a notification.
-        log.warning("nobody is notified of %s: %s", why.reason, problem, extra={"rollout": target.key})
+        log.warning("nobody is notified of %s: %s", why.reason, problem)
 
 
 def _drift(status: Mapping[str, Any]) -> str | None:

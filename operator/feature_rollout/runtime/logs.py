@@ -1,6 +1,6 @@
 """Logging: lines for people or JSON lines, on standard error, in UTC, without passwords.
 
-The fields `rollout`, `stage` and `operation` come from `extra={…}`.
+The fields `rollout`, `stage` and `operation` come from `about`, and from `extra={…}` where nothing is reconciled.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import logging
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import IO, Literal
 
+from feature_rollout.about import fields
 from feature_rollout.kube.errors import ApiError
 from feature_rollout.ports import Problem
 
@@ -68,12 +70,21 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        fields = "".join(f" {name}={value}" for name in FIELDS if (value := getattr(record, name, None)) is not None)
+        told = "".join(f" {name}={value}" for name, value in _fields(record))
         head, newline, rest = line.partition("\n")
-        return redact(_cut(f"{head}{fields}{newline}{rest}"))
+        return redact(_cut(f"{head}{told}{newline}{rest}"))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - the base's
         return _time(record)
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
+    of_task = fields()
+    for name in FIELDS:
+        value = getattr(record, name, None) or of_task.get(name)
+        if value:
+            # A key of the ledger has the cluster in front.
+            yield name, "/".join(str(value).rsplit("/", 2)[-2:]) if name == "rollout" else str(value)
 
 
 class JsonFormatter(logging.Formatter):
@@ -86,10 +97,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": redact(_cut(record.getMessage())),
         }
-        for name in FIELDS:
-            value = getattr(record, name, None)
-            if value is not None:
-                entry[name] = redact(str(value))
+        entry |= {name: redact(value) for name, value in _fields(record)}
         if record.exc_info:
             entry["exception"] = redact(_cut(self.formatException(record.exc_info)))
         return json.dumps(entry, ensure_ascii=False)

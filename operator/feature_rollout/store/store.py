@@ -433,9 +433,11 @@ class PostgresFlagStore:
         """Keep for the next lowering what the audit lacks. A process that ends takes it along: the log has it too."""
         debts = (*self._owed.get(key, ()), owed)
         changes = "; ".join(f"{one.flag}: {one.before} -> {one.after}" for one in owed.changes)
-        log.warning("the audit lacks %s until it can be written: %s", changes, problem, extra={"rollout": key})
+        log.warning(
+            "the audit lacks %s until it can be written: %s", changes, problem, extra={"operation": owed.operation}
+        )
         if len(debts) > _OWED_MAX:
-            log.error("the audit will never have the oldest of %d changes", len(debts), extra={"rollout": key})
+            log.error("the audit will never have the oldest of %d changes", len(debts))
         self._owed[key] = debts[-_OWED_MAX:]
 
     async def _lower_partly(

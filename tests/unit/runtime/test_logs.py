@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import logging
@@ -6,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from feature_rollout.about import about
 from feature_rollout.kube.errors import ApiUnavailable
 from feature_rollout.ports import Problem
 from feature_rollout.runtime import logs
@@ -138,3 +140,24 @@ def test_what_a_collector_of_traces_says_is_not_repeated() -> None:
     )
     assert "Failed to export … batch code: 401, reason: …" in stream.getvalue()
     assert "s3cr3t" not in stream.getvalue()
+
+
+async def test_what_a_task_is_about_is_said_by_whoever_logs_in_it_and_in_those_that_it_starts() -> None:
+    stream = io.StringIO()
+    logs.set_up("json", "INFO", stream)
+
+    async def asks() -> None:
+        logging.getLogger("feature_rollout.metrics").warning("no answer")
+
+    with about(rollout="shop/checkout", stage=""):
+        with about(stage="ten", operation="cluster/shop/checkout@7"):
+            started = asyncio.create_task(asks())
+        logging.getLogger("feature_rollout.store").warning("two", extra={"stage": "its own"})
+    await started
+    logging.getLogger("feature_rollout.runtime").warning("three", extra={"rollout": "cluster/shop/checkout"})
+    said = [{name: line.get(name) for name in logs.FIELDS} for line in map(json.loads, stream.getvalue().splitlines())]
+    assert said == [
+        {"rollout": "shop/checkout", "stage": "its own", "operation": None},
+        {"rollout": "shop/checkout", "stage": "ten", "operation": "cluster/shop/checkout@7"},
+        {"rollout": "shop/checkout", "stage": None, "operation": None},
+    ]
