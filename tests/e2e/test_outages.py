@@ -74,6 +74,18 @@ def leads(operator: Operator) -> bool:
     return operator.count("featurerollout_leader") == 1.0
 
 
+def rests(*replicas: Operator) -> bool:
+    """Nothing is written any more but the Lease, which alone is PUT, however many looks are made."""
+
+    def written() -> list[float]:
+        calls = "featurerollout_api_requests_total"
+        return [replica.count(calls, verb=verb) for replica in replicas for verb in ("POST", "PATCH", "DELETE")]
+
+    before = written()
+    next(replica for replica in replicas if leads(replica)).wait_looks(6)
+    return written() == before
+
+
 @pytest.mark.timeout(600)
 def test_regressions_while_the_api_server_is_away(island: Island, second: Operator) -> None:
     """Nothing is raised on a manifest that cannot be asked for. Nobody leads then, and the guards of both replicas
@@ -106,6 +118,7 @@ def test_regressions_while_the_api_server_is_away(island: Island, second: Operat
         assert [event.get("series") for event in told] == [None]
     assert sorted(entry["flag"] for entry in world.audit() if entry["kind"] == "Lower") == [A, B]
     wait_for(lambda: leads(first) != leads(second), BACK_S, "one that leads")
+    wait_for(lambda: rests(first, second), BACK_S, "an end of the writes")
     assert first.stop()
 
 

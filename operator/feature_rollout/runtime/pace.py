@@ -15,7 +15,7 @@ import aiohttp
 
 # A watch of the same path that was begun longer ago has done its work: the API server ends each after minutes.
 GOOD_S = 20.0
-PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 8.0
+PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 4.0
 
 
 class Pace:
