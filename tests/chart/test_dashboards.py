@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from feature_rollout.sandbox.prometheus import prometheus_binaries
-from support.dashboards import DASHBOARDS, filled, load, queries
+from support.dashboards import DASHBOARDS, documented, filled, load, queries
 from support.helm import RELEASE, RELEASE_NAMESPACE, Helm
 from support.telemetry import known_names, used_names
 
+ROOT = Path(__file__).parents[2]
 WIDTH = 24
 
 
@@ -38,6 +39,12 @@ def test_they_are_config_maps_that_a_sidecar_finds(helm: Helm) -> None:
         }
     labels = config_maps(helm, create=True)[f"{RELEASE}-dashboard-fleet"]["metadata"]["labels"]
     assert labels["grafana_dashboard"] == "1"
+
+
+def test_each_metric_of_the_documentation_exists() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    assert used_names([page]) <= known_names()
+    assert used_names(documented())
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from feature_rollout.sandbox.prometheus import PrometheusServer, scrape
-from support.dashboards import DASHBOARDS, filled, load, queries
+from support.dashboards import DASHBOARDS, documented, filled, load, queries
 from support.manifests import ROLLOUT, SECONDS, A, disable, metric, rollout, row, stage, store
 from support.operatorprocess import Operator
 from support.receiver import SECRET
@@ -64,6 +64,9 @@ def test_each_panel_shows_something(world: World, idle_operator: Operator) -> No
         ratio = f'featurerollout_guard_evidence{of},metric="error-rate"}} / featurerollout_guard_evidence_limit'
         assert number(ratio) >= 1.0
         wait_for(lambda: not empty(prometheus, values), 60.0, lambda: "\n".join(empty(prometheus, values)))
+        asked = [values_of(prometheus, query) for query in documented()]
+        # Nothing is blind, and nobody has changed a row.
+        assert [bool(found) for found in asked] == [False, True, False, True, True]
         world.delete("FeatureRollout", ROLLOUT)
         gone = f'count({{__name__=~"featurerollout_.*",rollout="{ROLLOUT}"}}) or vector(0)'
         wait_for(lambda: number(gone) == 0.0, 60.0, "the end of its series")

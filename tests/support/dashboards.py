@@ -23,6 +23,12 @@ def queries(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((panel["title"], target["expr"]) for target in panel.get("targets", ()))
 
 
+def documented() -> list[str]:
+    """The queries of docs/observability.md."""
+    page = (CHART.parents[1] / "docs" / "observability.md").read_text(encoding="utf-8")
+    return re.findall(r"^```promql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
 def filled(query: str, values: Mapping[str, str]) -> str:
     """KeyError for a variable that has no value."""
     return VARIABLE.sub(lambda found: values[found[1] or found[2]], query)
