@@ -37,6 +37,7 @@ SHORT = {"lease_duration_seconds": "6", "lease_renew_deadline_seconds": "4", "le
 TAKEOVER_BOUND_S = 60.0
 LEADER = "featurerollout_leader"
 LOOKS = "featurerollout_looks_total"
+STAGES = "featurerollout_rollout_stages"
 # What was measured in the newest stage, and what there was to be measured in it.
 COUNTED = """
 SELECT (e.state #>> '{metrics,error-rate,units}')::float AS counted,
@@ -69,6 +70,8 @@ class Replicas:
         self.first.wait_looks(3, verdict="Pass")
         assert not leads(self.second)
         assert self.second.count(LOOKS) == 0
+        # Metrics of single rollouts are the leader's.
+        assert self.first.count(STAGES) > self.second.count(STAGES) == 0
         assert self.second.count("featurerollout_api_requests_total", verb="PATCH") == 0
 
     def wait_second_leads(self) -> float:
