@@ -6,6 +6,7 @@ has them, and a rollout's are gone with it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from prometheus_client.registry import Collector
 from feature_rollout.core.decision import View
 from feature_rollout.core.figures import blind_s, exposures, guards
 from feature_rollout.core.state import Breach
+from feature_rollout.runtime.logs import report
+
+log = logging.getLogger(__name__)
 
 PREFIX = "featurerollout_"
 ROLLOUT = ("rollout_namespace", "rollout")
@@ -76,7 +80,12 @@ class RolloutFigures(Collector):
         families = {name: GaugeMetricFamily(PREFIX + name, what, labels=labels) for name, what, labels in FAMILIES}
         now = datetime.now(UTC)
         for view in self.views():
-            for name, labels, value in _samples(view, self.phase(view.namespace, view.name), now):
+            try:
+                samples = list(_samples(view, self.phase(view.namespace, view.name), now))
+            except Exception as error:  # noqa: BLE001 - S21: one rollout must not take the metrics of all others along
+                report(log, "a rollout's metrics could not be made", error, rollout=view.ledger.key)
+                continue
+            for name, labels, value in samples:
                 families[name].add_metric((view.namespace, view.name, *labels), value)
         yield from families.values()
 

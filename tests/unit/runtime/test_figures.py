@@ -79,6 +79,16 @@ def test_a_rollout_has_no_more_series_than_promised() -> None:
     assert series == SERIES_MAX - 16
 
 
+def test_a_rollout_whose_metrics_cannot_be_made_keeps_no_other_from_having_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    view = view_of(plan())
+    broken: Any = None
+    other = replace(view, ledger=replace(view.ledger, key="cluster/shop/other"), plan=broken)
+    assert sampled([other, view])["rollout_stage"] == [(OF, 1.0)]
+    assert [(record.levelname, record.rollout) for record in caplog.records] == [("ERROR", "cluster/shop/other")]
+
+
 async def test_they_follow_what_the_reconciler_looks_at_and_end_with_the_rollout() -> None:
     world = World(plan())
     figures = RolloutFigures(views=world.reconciler.views)
