@@ -4,10 +4,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from prometheus_client.metrics import MetricWrapperBase
 from situations import LEADING, OTHERS, table
 
 from feature_rollout.core.health import CONDITIONS, PHASES
 from feature_rollout.core.reasons import DESCRIPTIONS
+from feature_rollout.runtime.figures import FAMILIES, PREFIX
 from feature_rollout.runtime.settings import Settings
 from feature_rollout.runtime.telemetry import Telemetry
 
@@ -36,10 +38,19 @@ def _settings() -> Iterator[str]:
 
 
 def _metrics() -> Iterator[str]:
-    yield from ("", "## Metrics", "", "| metric | type | what |", "|---|---|---|")
-    for metric in sorted(Telemetry().registry.collect(), key=lambda metric: metric.name):
-        suffix = "_total" if metric.type == "counter" else ""
-        yield f"| `{metric.name}{suffix}` | {metric.type} | {metric.documentation} |"
+    yield from ("", "## Metrics", "", "| metric | type | labels | what |", "|---|---|---|---|")
+    telemetry = Telemetry()
+    labels = {PREFIX + name: of for name, _, of in FAMILIES} | dict(_labels_of(telemetry))
+    for metric in sorted(telemetry.registry.collect(), key=lambda metric: metric.name):
+        suffix, names = "_total" if metric.type == "counter" else "", ", ".join(labels[metric.name])
+        yield f"| `{metric.name}{suffix}` | {metric.type} | {names} | {metric.documentation} |"
+
+
+def _labels_of(telemetry: Telemetry) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for found in vars(telemetry).values():
+        if isinstance(found, MetricWrapperBase):
+            (family,) = found.describe()
+            yield family.name, found._labelnames  # noqa: SLF001 - nothing else says them before there is a sample
 
 
 def _reasons() -> Iterator[str]:
