@@ -23,7 +23,6 @@ BY_SOMEBODY_ELSE = (
 )
 # From a healthy green to what needs a person.
 RED_FROM_ONE = [{"color": "green", "value": None}, {"color": "red", "value": 1}]
-RED_BELOW_ONE = [{"color": "red", "value": None}, {"color": "green", "value": 1}]
 NEUTRAL = [{"color": "blue", "value": None}]
 TOWARDS_A_REVERT = [
     {"color": "green", "value": None},
@@ -84,7 +83,7 @@ FLEET: Json = {
             'max(featurerollout_rollout_conditions{type="Stalled",status="True"}) or vector(0)',
             RED_FROM_ONE,
         ),
-        stat("Replicas that lead", "sum(featurerollout_leader)", RED_BELOW_ONE),
+        stat("Shards that nobody leads", "max(featurerollout_shards) - sum(featurerollout_leader)", RED_FROM_ONE),
         Panel(
             "Rollouts",
             [(f"max by ({ROLLOUT}, phase, stage) (featurerollout_rollout_info{{{NAMESPACES}}})", "")],
