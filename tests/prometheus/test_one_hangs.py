@@ -53,7 +53,7 @@ class Cluster:
         self.targets: dict[tuple[str, str], tuple[Target, FakeStore]] = {}
 
     def add(self, name: str, source: Any) -> FakeStore:
-        store = FakeStore(rows={"bell": OFF})
+        store = FakeStore(SystemClock().now, bell=OFF)
         metadata = {"uid": name, "namespace": "shop", "name": name, "generation": 1, "finalizers": []}
         self.objects.rollouts[name] = {"metadata": metadata}
         target = Target(self.objects.rollouts[name], f"c/shop/{name}", OnDelete.KEEP, PLAN, store=store, source=source)

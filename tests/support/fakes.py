@@ -3,7 +3,7 @@
 | name | stands for |
 |---|---|
 | `FakeClock` | time; it moves only when told |
-| `FakeStore` | one database: flag rows, ledger rows, ownership, audit, checkpoints; `down` makes it unreachable |
+| `FakeStore` | one database: flag rows, ledger rows, ownership, audit, checkpoints (`support/fakestore.py`) |
 | `FakeSource` | metrics: a function of (metric, window), which may be changed, made to fail or to hang |
 | `FakeChecks` | checks that are not for people: a dict of name to answer; `asked` has every question |
 | `FakeObjects` | the API server: objects, statuses, Events, finalizers |
@@ -23,7 +23,7 @@ from typing import Any
 from feature_rollout.core.checks import CheckAnswer
 from feature_rollout.core.exposure import Exposure, FlagChange
 from feature_rollout.core.looks import Look, Window
-from feature_rollout.core.people import Answer, Answered, Outcome, Request, RequestType
+from feature_rollout.core.people import Answer, Outcome, Request, RequestType
 from feature_rollout.core.plan import (
     Action,
     ActionType,
@@ -43,8 +43,9 @@ from feature_rollout.core.plan import (
     digest,
 )
 from feature_rollout.core.state import Ledger
-from feature_rollout.ports import Checkpoint, Claim, Commit, Drifted, Fenced, Lowering, Problem, Recorded, Snapshot, Why
+from feature_rollout.ports import Problem
 from feature_rollout.reconcile import Reconciler, Target
+from support.fakestore import FakeStore
 
 T0 = datetime(2026, 1, 5, 9, tzinfo=UTC)
 INTERVAL = timedelta(seconds=30)
@@ -165,139 +166,6 @@ class FakeClock:
 
 
 @dataclass
-class FakeStore:
-    """What `PostgresFlagStore` does, so far as the reconciler can see it."""
-
-    rows: dict[str, Exposure] = field(default_factory=dict)
-    ledgers: dict[str, Ledger] = field(default_factory=dict)
-    closed: set[str] = field(default_factory=set)
-    owners: dict[str, str] = field(default_factory=dict)
-    checkpoints: dict[str, tuple[int, str]] = field(default_factory=dict)
-    audit: list[tuple[str, str, Exposure, Exposure]] = field(default_factory=list)
-    actions: dict[str, Recorded] = field(default_factory=dict)
-    down: Problem | None = None
-    # Called with the name of each method before it does anything; may raise what a test wants.
-    before: Callable[[str], None] = lambda _: None
-    after: Callable[[str], None] = lambda _: None
-    calls: list[str] = field(default_factory=list)
-    told: list[tuple[str, str]] = field(default_factory=list)
-
-    def _called(self, name: str) -> None:
-        self.calls.append(name)
-        if self.down is not None:
-            raise self.down
-        self.before(name)
-
-    async def open(self, claim: Claim) -> Ledger:
-        self._called("open")
-        foreign = [flag for flag in claim.flags if self.owners.get(flag, claim.key) != claim.key]
-        if foreign:
-            raise Problem("Conflict", f"owned by another rollout: {', '.join(foreign)}")
-        old = self.ledgers.get(claim.key)
-        if old is None or (claim.key in self.closed and old.uid != claim.uid):
-            old = Ledger(claim.key, claim.uid, 0, 0, claim.spec_hash, claim.plan_hash)
-            self.checkpoints.pop(claim.key, None)
-            self.closed.discard(claim.key)
-        elif old.uid != claim.uid:
-            adopt = () if claim.adopt is None else (claim.adopt,)
-            if old.plan_hash != claim.plan_hash and not (adopt and self._record(adopt)):
-                raise Problem("AdoptionRequired", "an earlier rollout was never ended")
-            old = replace(old, uid=claim.uid, people=old.people.adopted())
-        self.owners |= dict.fromkeys(claim.flags, claim.key)
-        self.ledgers[claim.key] = replace(old, epoch=old.epoch + 1)
-        return self.ledgers[claim.key]
-
-    async def read(
-        self, key: str, flags: Sequence[str], requests: Sequence[str] = (), *, progress: bool = False
-    ) -> Snapshot:
-        self._called("read")
-        if key not in self.ledgers:
-            raise Problem("LedgerMissing", "no ledger row", stalled=False)
-        if flags:
-            self.before("read flags")
-        rows = {flag: self.rows[flag] for flag in flags if flag in self.rows}
-        answered = {uid: self.actions[uid] for uid in requests if uid in self.actions}
-        if progress:
-            self._called("progress")
-        stored = self.checkpoints.get(key) if progress else None
-        return Snapshot(self.ledgers[key], rows, answered, (stored[0], json.loads(stored[1])) if stored else None)
-
-    async def commit(self, change: Commit) -> Ledger:
-        self._called("commit")
-        now = self.ledgers[change.ledger.key]
-        if (now.epoch, now.sequence) != (change.ledger.epoch, change.ledger.sequence) or now.key in self.closed:
-            raise Fenced("another epoch or sequence")
-        if any(self.rows.get(flag) != seen for flag, seen in change.before.items()):
-            raise Drifted("a row was changed")
-        if not self._record(change.answered):
-            raise Fenced("answered before")
-        self._write(change.after, change.why.reason)
-        self.ledgers[now.key] = replace(change.ledger, sequence=now.sequence + 1)
-        self.after("commit")
-        return self.ledgers[now.key]
-
-    async def lower(self, change: Lowering) -> Ledger:
-        self._called("lower")
-        now = self.ledgers[change.key]
-        if not self._record(change.answered):
-            return now
-        written = {f: self.rows[f].meet(target) for f, target in change.targets.items() if f in self.rows}
-        self._write(written, change.why.reason)
-        acted = now.acted | {change.severity} if change.severity else now.acted
-        latch = now.latch.followed_by(change.latch) if now.latch and change.latch else now.latch or change.latch
-        self.ledgers[now.key] = replace(
-            now, written={**now.written, **written}, latch=latch, acted=acted, sequence=now.sequence + 1
-        )
-        self.after("lower")
-        return self.ledgers[now.key]
-
-    async def observe(self, key: str, flags: Sequence[str]) -> None:
-        self._called("observe")
-        for flag in flags:
-            known = [after for _, name, _, after in self.audit if name == flag]
-            before = known[-1] if known else self.ledgers[key].baseline[flag]
-            if self.rows[flag] != before:
-                self.audit.append(("ManualChange", flag, before, self.rows[flag]))
-
-    async def tell(self, key: str, why: Why) -> None:
-        self._called("tell")
-        self.told.append((why.verb, why.reason))
-
-    async def release(self, change: Lowering, uid: str) -> None:
-        self._called("release")
-        now = self.ledgers.get(change.key)
-        if now is None or now.uid != uid or change.key in self.closed:
-            return
-        found = {f: (self.rows[f], target) for f, target in change.targets.items() if f in self.rows}
-        self._write(
-            {f: to if change.exact and to.is_within(was) else was.meet(to) for f, (was, to) in found.items()},
-            change.why.reason,
-        )
-        self.closed.add(change.key)
-        self.owners = {flag: owner for flag, owner in self.owners.items() if owner != change.key}
-
-    async def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
-        self._called("checkpoint")
-        for one in checkpoints:
-            now = self.ledgers[one.key]
-            if (now.epoch, now.attempt, now.stage) == (one.epoch, one.attempt, one.stage):
-                self.ledgers[one.key] = replace(now, baked=one.baked)
-                self.checkpoints[one.key] = (one.attempt, json.dumps(one.progress, allow_nan=False))
-
-    def _record(self, answered: Sequence[Answered]) -> bool:
-        if any(one.request.uid in self.actions for one in answered):
-            return False
-        self.actions |= {one.request.uid: Recorded(one.answer, one.at) for one in answered}
-        return True
-
-    def _write(self, rows: Mapping[str, Exposure], reason: str) -> None:
-        for flag, after in rows.items():
-            if self.rows[flag] != after:
-                self.audit.append((reason, flag, self.rows[flag], after))
-                self.rows[flag] = after
-
-
-@dataclass
 class FakeSource:
     """`answer` gives the look's numbers. While `hanging` it says nothing at all."""
 
@@ -398,7 +266,7 @@ class World:
     def __init__(self, of: Plan, **rows: Exposure) -> None:
         self.plan: Plan | None = of
         self.clock = FakeClock()
-        self.store = FakeStore(rows=rows or dict.fromkeys(of.flags, OFF))
+        self.store = FakeStore(self.clock.now, **(rows or dict.fromkeys(of.flags, OFF)))
         self.source = FakeSource()
         self.checks = FakeChecks(self.clock)
         self.requests: list[Request] = []

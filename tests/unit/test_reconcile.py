@@ -442,10 +442,10 @@ async def test_a_revert_that_is_not_whole_is_shown_and_tried_until_it_is(reason:
 def failover(world: World) -> Callable[[], None]:
     """Remember the database; what is returned makes it so again, as a failover does that loses commits."""
     store = world.store
-    kept = dict(store.rows), dict(store.ledgers), list(store.audit)
+    kept = store.database.begin()
 
     def fail_over() -> None:
-        store.rows, store.ledgers, store.audit = dict(kept[0]), dict(kept[1]), list(kept[2])
+        store.database.rollback(kept)
 
     return fail_over
 

@@ -38,7 +38,7 @@ class Neighbours:
     """Another rollout on a database of its own; `find` gives it, or the words in `missing`."""
 
     def __init__(self) -> None:
-        self.store = FakeStore()
+        self.store = FakeStore(lambda: T0)
         self.other = Other(OTHER_KEY, "uid-door", OTHER, self.store)
         self.missing = ""
         self.hanging = False
@@ -48,7 +48,7 @@ class Neighbours:
         """The other has entered the stage of that index, and no other."""
         row = ledger_in(OTHER, index) if index >= 0 else ledger()
         self.store.ledgers[OTHER_KEY] = replace(row, **{"key": OTHER_KEY, "uid": "uid-door", **changes})
-        self.store.rows = dict(self.store.ledgers[OTHER_KEY].written) or {"door": OFF}
+        self.store.rows.update(dict(self.store.ledgers[OTHER_KEY].written) or {"door": OFF})
 
     async def find(self, name: str) -> Other | str:
         assert name == "door"
@@ -125,7 +125,7 @@ async def test_what_the_other_has_baked_in_an_earlier_stage_does_not_count() -> 
     before, now = ledger_in(slow, 0), ledger_in(slow, 1, entered_at=T0 + timedelta(hours=1))
     baked = replace(aligned(None, slow, before, T0), baked=timedelta(hours=1))
     door.store.ledgers[OTHER_KEY] = replace(now, key=OTHER_KEY, uid="uid-door")
-    door.store.rows = dict(now.written)
+    door.store.rows.update(now.written)
     door.store.checkpoints[OTHER_KEY] = (1, json.dumps(baked.to_json()))
     world.clock.time = T0 + timedelta(hours=1)
     await world.run(minutes(30), until=lambda: "it is in that stage" in str(world.status.get("next")))
