@@ -62,7 +62,7 @@ async def test_what_a_text_says_is_a_text(receiver: Receiver) -> None:
     assert receiver.calls[0].json["message"] == hostile
 
 
-@pytest.mark.parametrize("behaviour", [500, (302, {"Location": "/elsewhere"}), "reset", 429])
+@pytest.mark.parametrize("behaviour", [500, (307, {"Location": "/elsewhere"}), "reset", 429])
 async def test_a_service_that_does_not_take_it(receiver: Receiver, said: StringIO, behaviour) -> None:
     receiver.always = behaviour
     with pytest.raises(Undelivered, match="cannot be reached, or did not take it") as caught:
