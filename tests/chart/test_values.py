@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from feature_rollout.notify.slack import CHANNEL
+from feature_rollout.notify.template import CHARS_MAX
 from support.helm import CHART, RELEASE, Helm
 
 # Objects that are handed on as they are.
@@ -118,6 +120,12 @@ def wrong(values: dict[str, Any]) -> dict[str, Any]:
         return "many" if is_number else 7
 
     return {name: other(name, value) for name, value in values.items()}
+
+
+def test_what_the_schema_takes_the_operator_takes() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["$defs"]
+    assert schema["Slack"]["properties"]["channel"]["pattern"] == f"^({CHANNEL.pattern})$"
+    assert schema["Notifications"]["properties"]["template"]["maxLength"] == CHARS_MAX
 
 
 def test_values_for_charts_around_it_are_let_through(helm: Helm) -> None:
