@@ -11,7 +11,7 @@ both directions: it was refused nothing, and there is no right that it did not u
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from feature_rollout.kube.resources import RESOURCES
 from feature_rollout.runtime.inventory import Inventory
 from feature_rollout.runtime.sweeper import Sweeper
 from feature_rollout.sandbox.controlplane import ControlPlane
+from feature_rollout.store.deliveries import LEASE_S
 from support.auditlog import AuditLog
 from support.databases import Database
 from support.ending import check, end
@@ -59,6 +60,7 @@ NOT_A_PROCESS = {
     "terminationGracePeriodSeconds",
     "topologySpreadConstraints",
 }
+KINDS = ["Advance", "Advance", "Pause", "Resume", "DisableFlags", "Pause", "Refuse", "Release"]
 LEASE = {"DURATION_SECONDS": "6", "RENEW_DEADLINE_SECONDS": "4", "RETRY_SECONDS": "0.5"}
 REHEARSED = {"name": "rehearsed", "job": {"configMapKeyRef": {"name": "rollout-jobs", "key": "rehearse.yaml"}}}
 
@@ -223,7 +225,8 @@ def begin(proof: Proof) -> None:
 
 
 def take_over(proof: Proof) -> None:
-    """The first is killed; the second leads everything."""
+    """The first is killed when it has nothing left to tell; the second leads everything."""
+    wait_told(proof, KINDS[:4])
     proof.operator.kill()
     wait_for(lambda: led(proof.second) == proof.shards, 60.0, "the second to lead")
     proof.second.wait_looks(2, verdict="Pass")
@@ -268,16 +271,23 @@ def forget_an_old_action(proof: Proof) -> None:
     wait_for(lambda: world.get("RolloutAction", name) is None, 30.0, "the end of an old action")
 
 
-def told_everything(proof: Proof) -> None:
-    """The webhook of the chart's values, whose address and key are in a Secret that the operator may not read."""
-    kinds = ["Advance", "Advance", "Pause", "Resume", "DisableFlags", "Pause", "Refuse", "Release"]
+def wait_told(proof: Proof, kinds: Sequence[str]) -> None:
+    """Until the webhook was told just these. Of a replica that is killed it may hear twice, and from the other when the
+    lease of the delivery has ended.
+    """
 
     def told() -> bool:
         events = proof.webhook.events(f"{proof.world.namespace}/{ROLLOUT}")
-        assert [event["type"].removeprefix("dev.featurerollout.") for event in events] == kinds
+        once = {event["id"]: event["type"].removeprefix("dev.featurerollout.") for event in events}
+        assert list(once.values()) == list(kinds)
         return True
 
-    wait_for(told, 30.0, "the events of the webhook")
+    wait_for(told, LEASE_S + 30.0, "the events of the webhook")
+
+
+def told_everything(proof: Proof) -> None:
+    """The webhook of the chart's values, whose address and key are in a Secret that the operator may not read."""
+    wait_told(proof, KINDS)
     said = proof.operator.log_text + proof.world.everything_said()
     assert "t0psecret" not in said
     assert SIGNING_KEY not in said
