@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,8 +85,13 @@ class Replicas:
         assert "Traceback" not in self.second.log_text
         self.story.note(f"replica {fault}: until the other leads", seconds)
         self.story.tell(f"replica {fault}", START_BOUND_S)
+        wait_for(lambda: self._counted()["counted"] > 0, START_BOUND_S, "what was measured to be stored")
+        found = self._counted()
+        assert found["counted"] <= found["there"], "no look is counted twice"
+
+    def _counted(self) -> dict[str, Any]:
         [found] = self.story.world.database.query(COUNTED)
-        assert 0 < found["counted"] <= found["there"], "no look is counted twice"
+        return found
 
 
 def leads(operator: Operator) -> bool:
