@@ -49,7 +49,11 @@ def aligned(progress: Progress | None, plan: Plan, ledger: Ledger, now: datetime
     if progress.stage_from == ledger.entered_at:
         return progress
     wrote = any(stage.entries for stage in plan.stages[ledger.stage : ledger.stage + 1])
-    return replace(progress.entered(plan, ledger.entered_at, raised=wrote), baked=ledger.baked)
+    entered = progress.entered(plan, ledger.entered_at, raised=wrote)
+    if not ledger.baked:
+        return entered
+    # Another process has measured that, in windows that this one will look at too.
+    return replace(entered, baked=ledger.baked, baked_until=max(ledger.entered_at, now))
 
 
 def _rekeyed(progress: Progress, plan: Plan) -> Progress:

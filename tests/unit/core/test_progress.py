@@ -355,6 +355,13 @@ def test_the_ledger_says_which_stage_it_is() -> None:
     assert (entered.stage_from, entered.baked) == (now.entered_at, seconds(0))
 
 
+def test_what_another_process_has_baked_in_a_stage_that_this_one_has_not_seen_is_not_counted_twice() -> None:
+    old = after(ONE, started(ONE, T0 - minutes(9)), at(-2))
+    progress = aligned(old, ONE, ledger_in(ONE, 0, baked=seconds(90)), T0 + minutes(2))
+    assert after(ONE, progress, at(0), at(1), at(2), at(3)).baked == seconds(90)
+    assert after(ONE, progress, at(3), at(4)).baked == seconds(120)
+
+
 def test_without_progress_what_the_ledger_says_was_baked_is_kept_and_nothing_is_counted_twice() -> None:
     now = T0 + minutes(2)
     progress = aligned(None, ONE, ledger_in(ONE, 0, baked=seconds(90)), now)
