@@ -79,9 +79,10 @@ chaos: toolchain ## Faults while the operator runs, each REPEATS times; a table 
 simulate: setup ## The loop in simulated worlds, N of them from SEED on; the trace of one, or of the first that fails
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seed $(SEED) --count $(N)
 
-test-deep: setup ## 20,000 simulated worlds, a table of the faults and the phases that they were met in; the mutation score
+test-deep: setup ## 20,000 simulated worlds and the faults met in each phase; planted bugs; the mutation score: hours
 	@PYTHONPATH=tests $(BIN)/python -m simulation --count 20000 --jobs $(WORKERS) --deep
-	@$(BIN)/python tests/mutation/score.py
+	@$(MAKE) --no-print-directory planted
+	@$(MAKE) --no-print-directory mutation
 
 planted: setup ## Which planted bugs the simulation finds, and at which seed, as a table
 	@PYTHONPATH=tests $(BIN)/python -m simulation.planted

@@ -82,6 +82,7 @@ def _again(world: World, rollout: str) -> None:
 
 
 for _name, _version in (
+    ("edits taken back", "1"),
     ("last stage edited", "2"),
     ("matrix edited", "3"),
     ("first stage edited", "4"),

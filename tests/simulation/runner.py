@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from simulation import liveness, loop
 from simulation.generator import MAIN, Script, draw
@@ -87,12 +88,18 @@ async def _play(script: Script) -> World:
     await liveness.wait(world, liveness.SLACK_S)
     liveness.forgotten(world)
     for _ in range(script.harms_at_the_end):
-        await _until(world, HARMED_S, helpers, thorough=True, until=lambda: liveness.guarded(world, MAIN) is not None)
+        # One that is held or paused is harmed as it is: people come when there is nothing to be seen.
+        if not _is_guarded(world):
+            await _until(world, HARMED_S, helpers, thorough=True, until=partial(_is_guarded, world))
         await liveness.harm(world, MAIN)
     settling_s = SETTLING_S_MAX if world.witness.skewed or _has_calendar(script) else SETTLING_S
     await _until(world, settling_s, helpers, thorough=True)
     await _end(world)
     return world
+
+
+def _is_guarded(world: World) -> bool:
+    return liveness.guarded(world, MAIN) is not None
 
 
 def _has_calendar(script: Script) -> bool:

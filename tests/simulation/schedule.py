@@ -131,6 +131,14 @@ def _again_after_a_revert(random: Random) -> Faults:
     return revert, Planned(again, random.choice((0.0, 0.3, 3.0)), "RolledBack")
 
 
+def _back_to_the_old_plan(random: Random) -> Faults:
+    """What was reverted under an edited plan is given the plan again that it was raised under."""
+    at_s = random.uniform(20.0, 150.0)
+    revert = Planned(random.choice(("harm", "action RollBack")), at_s + 3.0)
+    back = Planned("edits taken back", random.choice((0.3, 3.0)), "RolledBack")
+    return Planned("last stage edited", at_s), revert, back
+
+
 def _in_the_middle(random: Random) -> Faults:
     """Processes end again and again while a stage bakes, and nothing else goes wrong."""
     return tuple(Planned("killed", random.uniform(20.0, 500.0)) for _ in range(random.choice((1, 2, 4, 6))))
@@ -143,6 +151,7 @@ STORIES = (
     _between_two_statements,
     _an_old_answer,
     _again_after_a_revert,
+    _back_to_the_old_plan,
 )
 
 

@@ -12,7 +12,7 @@ SOON = (
     "the meet takes the greater percentage",
     "two stages are caught up in one step",
     "a latch goes with any reconcile",
-    "NaN passes",
+    "a stage waits for no other rollout",
     "one approval is enough",
     "the audit is written outside of the transaction, and lost with a crash",
 )

@@ -103,9 +103,9 @@ def _ledger(change: Transaction, key: str, past: Past) -> Wrong:
 
 
 def _rearmed(change: Transaction, old: Ledger, new: Ledger, latch: str) -> bool:
-    """Another attempt, because of a Retry that is answered with it, or of another spec hash."""
+    """Another attempt, because of a Retry that is answered with it, or of a spec hash that is neither of the two."""
     retried = "Rearm" in change.what and len(change.after.actions) > len(change.before.actions)
-    return new.attempt == old.attempt + 1 and (retried or new.spec_hash != latch)
+    return new.attempt == old.attempt + 1 and (retried or new.spec_hash not in (latch, old.spec_hash))
 
 
 def _raise(witness: Witness, change: Transaction, key: str, memory: Memory) -> Wrong:

@@ -110,7 +110,8 @@ class Witness:
         known = self._answers.get((who, rollout, metric), [])
         deciding = [look for at_s, look in known if at_s > self.time_s() - DECIDING_S]
         before = [look for at_s, look in known if at_s <= self.time_s() - DECIDING_S]
-        return before[-1:] + deciding
+        # With nothing but these it has decided on what was stored by the process before it, or in an earlier epoch.
+        return before[-1:] + deciding if before else []
 
     def lately(self, key: str, seconds: float) -> list[LedgerRow]:
         """A ledger row as it is, and as it was within so many seconds; the newest first."""
