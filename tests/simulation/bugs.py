@@ -232,7 +232,7 @@ BUGS: tuple[Bug, ...] = (
     # Deletion.
     Bug(
         "the finalizer goes before the flags are given up",
-        f"{RECONCILE}.loop",
+        f"{RECONCILE}.deletion",
         "        if not session.released:\n            try:",
         "        if not session.released and target.suspended:\n            try:",
     ),

@@ -79,7 +79,7 @@ class Helper:
             self._act("RollBack", reason="its past is missing")
         elif phase == "Paused":
             self._resume(reason, thorough=thorough)
-        elif phase == "Held" and reason in ("HoldAction", "EvidenceAgainst") and thorough and not self._is_harmed():
+        elif phase == "Held" and _is_held_by_evidence(status, reason) and thorough and not self._is_harmed():
             # What a test without events has against a rollout stays: then another attempt is the way on.
             self._vain += 1
             self._act("Resume" if self._vain % 10 else "RollBack")
@@ -120,3 +120,10 @@ class Helper:
     def _act(self, kind: str, **fields: Any) -> None:
         spec = {"type": kind, "requestedBy": PEOPLE[self._turn % len(PEOPLE)], **fields}
         act(self._world, self._rollout, {key: value for key, value in spec.items() if value is not None})
+
+
+def _is_held_by_evidence(status: dict[str, Any], reason: str) -> bool:
+    """A stage that takes too long says first that it does, and then why."""
+    if reason == "StageOverdue":
+        return any("until there is no evidence" in condition["message"] for condition in status["conditions"])
+    return reason in ("HoldAction", "EvidenceAgainst")

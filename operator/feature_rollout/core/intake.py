@@ -21,10 +21,10 @@ def taken_in(view: View, known: Progress | None, looks: Iterable[Look] = ()) -> 
     Of the view, everything but its progress and its guards is read.
     """
     progress = aligned(known, view.plan, view.ledger, view.now).lifted(view.ledger.people.lifted)
-    if progress.is_ahead_of(view.now):
-        progress = progress.rewound(view.now)
-    counting = not stands_still(view)
     on_no_traffic = view.stage.on_no_traffic if view.stage else OnNoTraffic.WAIT
+    if progress.is_ahead_of(view.now):
+        progress = progress.rewound(view.plan, view.now, on_no_traffic)
+    counting = not stands_still(view)
     for look in sorted(looks, key=lambda look: (look.window.end, look.metric)):
         progress = progress.observed(view.plan, look, counting=counting, on_no_traffic=on_no_traffic)
     return progress.elapsed(view.plan, view.now, counting=counting)

@@ -176,10 +176,11 @@ class Progress:
         times = (self.looks_from, self.baked_until, *(metric.looked_until for metric in self.metrics.values()))
         return any(time is not None and time > now for time in times)
 
-    def rewound(self, now: datetime) -> Progress:
+    def rewound(self, plan: Plan, now: datetime, on_no_traffic: OnNoTraffic) -> Progress:
         """After the clock was put back, or was found to have been fast: what lies ahead is looked at when it comes.
 
-        A window that had data was counted, and is not looked at again; those after it were empty.
+        A window that had data was counted, and is not looked at again; those after it were empty. What they have
+        added to the bake is taken back, for they may add it again.
         """
         metrics = {
             name: replace(metric, looked_until=metric.data_until)
@@ -188,11 +189,18 @@ class Progress:
             for name, metric in self.metrics.items()
         }
         is_early = self.looks_from is not None and self.looks_from > now
+        baked, baked_until = self.baked, self.baked_until
+        if baked_until is not None and baked_until > now:
+            if on_no_traffic is OnNoTraffic.COUNT or not plan.guarded_metrics:
+                again = baked_until - max([now, *(self.of(name).data_until or now for name in plan.guarded_metrics)])
+                baked = max(baked - max(again, timedelta(0)), timedelta(0))
+            baked_until = now
         return replace(
             self,
             metrics=metrics,
             judged_from=now if is_early else self.judged_from,
-            baked_until=min(self.baked_until, now) if self.baked_until is not None else None,
+            baked=baked,
+            baked_until=baked_until,
         )
 
     def is_breached(self, plan: Plan, row: Row, clause: Clause, at: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""The loop: gather, decide, check, apply, record. The order of side effects lives only here.
+"""The loop: gather, decide, check, apply, record. The order of side effects is here, that of an end in deletion.py.
 
 One reconcile looks at everything and does at most one thing; it never asks which event
 woke it. What it keeps between runs is a cache of what the database holds, and the looks
@@ -7,7 +7,6 @@ that are under way.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,37 +20,33 @@ from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.election import Role
 from feature_rollout.core.invariants import violations
-from feature_rollout.core.people import Order, RequestType
-from feature_rollout.core.plan import OnDelete, Plan
+from feature_rollout.core.people import RequestType
+from feature_rollout.core.plan import Plan
 from feature_rollout.core.progress import Progress
-from feature_rollout.core.reverts import release
 from feature_rollout.core.standstill import stands_still
-from feature_rollout.core.state import Breach, Ledger
 from feature_rollout.ports import (
     Clock,
     Commit,
     Drifted,
     Fenced,
     FlagStore,
-    Lowering,
     Problem,
     RolloutObjects,
     Unconfirmed,
 )
-from feature_rollout.reconcile.changes import cause_of, lowering, restoring, why_of
+from feature_rollout.reconcile.changes import lowering, restoring, why_of
+from feature_rollout.reconcile.deletion import Deletion
 from feature_rollout.reconcile.gather import Gatherer
+from feature_rollout.reconcile.reverting import Reverter
 from feature_rollout.reconcile.session import Refusal, Session, Target, Telemetry, Wake, checkpoint_of, trouble_of
 from feature_rollout.reconcile.tell import Teller
 
 log = logging.getLogger(__name__)
 
-ABANDON_ANNOTATION = "featurerollout.dev/abandon"
 # How often rows are read when nothing else is due: a change by hand is seen this soon.
 POLL = timedelta(seconds=5)
 POLL_COMPLETED = timedelta(seconds=30)
 RETRY = timedelta(seconds=2)
-# Instead of a severity, where a revert is counted that a person has ordered.
-BY_PERSON = "Person"
 AT_ONCE = timedelta(0)
 
 
@@ -79,6 +74,8 @@ class Reconciler:
         self._telemetry = telemetry
         self._gatherer = Gatherer(clock, telemetry, wake)
         self._teller = Teller(objects, clock, self._leads)
+        self._reverter = Reverter(objects, clock, telemetry)
+        self._deletion = Deletion(objects, self._teller, self._reverter)
         self._sessions: dict[str, Session] = {}
         # The stores that did not take the last checkpoint, by id.
         self._not_storing: set[int] = set()
@@ -97,7 +94,10 @@ class Reconciler:
     async def _reconciled(self, target: Target, session: Session) -> timedelta | None:
         try:
             if target.deleting:
-                return await self._delete(target, session)
+                if not target.rollout["metadata"].get("finalizers"):
+                    self.forget(target.uid)
+                    return None
+                return None if await self._deletion.ended(target, session) else RETRY
             return await self._step(target, session)
         except Fenced:
             log.info("the ledger row moved on; reading it again")
@@ -223,15 +223,6 @@ class Reconciler:
             return replace(target, trouble=target.trouble or trouble_of(problem))
         return target
 
-    def _interrupted(self, target: Target) -> Callable[[str], None]:
-        def tell(note: str) -> None:
-            log.warning(note)
-            self._objects.event(
-                target.rollout, kind="Warning", reason=reasons.SESSION_INTERRUPTED, action="Interrupt", note=note
-            )
-
-        return tell
-
     def _decided(self, target: Target, session: Session, view: View) -> Decision:
         """What to do. A revert that is known to this process is made whole before anything else, whatever was lost."""
         lost = session.lost(view.ledger)
@@ -301,7 +292,7 @@ class Reconciler:
     async def _apply(self, target: Target, session: Session, view: View, decision: Decision, store: FlagStore) -> bool:
         """Carry the decision out; whether it was, and by this replica."""
         if decision.verb.reverts:
-            return await self._revert(target, session, store)
+            return await self._reverter.revert(target, session, store)
         assert decision.ledger is not None  # noqa: S101 - what acts and is no revert moves the ledger
         if decision.verb is Verb.ADVANCE and not await self._still_wanted(target):
             return False
@@ -324,17 +315,6 @@ class Reconciler:
         session.unconfirmed = session.refusal = None
         return True
 
-    def _count(self, session: Session, cause: Breach | Order) -> None:
-        now = self._clock.now()
-        if isinstance(cause, Order):
-            self._telemetry.reverted(BY_PERSON, (now - cause.asked_at).total_seconds(), None, late=False)
-            return
-        answered_at_s = session.answered_at_s
-        waited_s = asyncio.get_running_loop().time() - answered_at_s if answered_at_s is not None else None
-        took = now - cause.onset_at
-        late = took > cause.respond_within
-        self._telemetry.reverted(str(cause.severity), took.total_seconds(), waited_s, late=late)
-
     async def _still_wanted(self, target: Target) -> bool:
         """Whether the API server, asked now, still holds what was decided on: nothing is raised on an old manifest."""
         metadata = target.rollout["metadata"]
@@ -344,93 +324,6 @@ class Reconciler:
         unchanged = fresh["metadata"]["generation"] == target.generation
         # The Lease may have been lost while the API server was asked.
         return unchanged and "deletionTimestamp" not in fresh["metadata"] and self._leads(target.uid)
-
-    async def _delete(self, target: Target, session: Session) -> timedelta | None:
-        """Leave the rows as `onDelete` says, give the flags up, then let the object go."""
-        if not target.rollout["metadata"].get("finalizers"):
-            self.forget(target.uid)
-            return None
-        # What was measured is of no use any more.
-        session.unsaved = False
-        if not session.released:
-            try:
-                await self._release(target, session)
-            except Problem as problem:
-                # Stalled at once, also where waiting may heal it: whether to wait or to abandon is a person's choice.
-                hint = f"To delete without the database, annotate with {ABANDON_ANNOTATION}: <reason>."
-                trouble = Trouble(problem.reason, f"{problem.message.rstrip('.')}. {hint}")
-                await self._teller.trouble(target, session, trouble)
-                return RETRY
-            session.released = True
-        await self._objects.remove_finalizer(target.rollout)
-        # Other finalizers may keep the object: what is left of the session says that ours is done.
-        return None
-
-    async def _release(self, target: Target, session: Session) -> None:
-        """Give the flags up, once. Raises Problem when the database has to be mended for it."""
-        abandoned = (target.rollout["metadata"].get("annotations") or {}).get(ABANDON_ANNOTATION)
-        if abandoned:
-            note = f"Let go without touching the database: {abandoned}"
-            self._objects.event(
-                target.rollout, kind="Warning", reason=reasons.ABANDONED, action=str(Verb.RELEASE), note=note
-            )
-            return
-        store = target.store or session.store
-        if store is None:
-            trouble = target.trouble or Trouble(reasons.STORE_NOT_FOUND, "The FlagStore is not usable.")
-            raise Problem(trouble.reason, trouble.message, stalled=trouble.stalled)
-        try:
-            snapshot = await store.read(target.key, [])
-        except Problem as problem:
-            if problem.reason == reasons.LEDGER_MISSING:
-                return
-            raise
-        if snapshot.ledger.uid != target.uid:
-            return
-        finished = await self._finished(target, session, store, snapshot.ledger)
-        if finished is not None:
-            self._tell_end(target, finished)
-            snapshot = await store.read(target.key, [])
-        decision = release(snapshot.ledger, target.on_delete)
-        exact = target.on_delete is OnDelete.RESTORE
-        why = why_of(target, decision, "")
-        await store.release(Lowering(target.key, decision.targets, why, exact=exact), target.uid)
-        self._tell_end(target, decision)
-
-    async def _finished(self, target: Target, session: Session, store: FlagStore, ledger: Ledger) -> Decision | None:
-        """Make whole a revert that this process knows of, if there is one: its latch outlives the object."""
-        lost = session.lost(ledger)
-        if lost is not None:
-            session.begin(*restoring(target, lost))
-        if session.reverting is None:
-            return None
-        decision, _ = session.reverting
-        await self._revert(target, session, store)
-        return decision
-
-    async def _revert(self, target: Target, session: Session, store: FlagStore) -> bool:
-        """Make the revert that was begun; whether it is this replica's. While nobody leads two may come to the same
-        one, and the other has counted and told it.
-        """
-        assert session.reverting is not None  # noqa: S101 - the callers have begun it
-        decision, change = session.reverting
-        with tracing.span("revert", rollout=target.place, stage=change.why.stage, verb=change.why.verb) as span:
-            ledger = await store.lower(replace(change, on_interrupted=self._interrupted(target)))
-            span.set(operation=ledger.operation)
-        session.remember(ledger)
-        session.reverting = None
-        if ledger.latch is not None and change.latch is not None and ledger.latch.acted_at != change.latch.acted_at:
-            return False
-        with about(operation=ledger.operation):
-            self._count(session, cause_of(decision))
-        return True
-
-    def _tell_end(self, target: Target, decision: Decision) -> None:
-        """What was done to the rows of a deleted rollout: it has no status any more that says it."""
-        kind = "Warning" if decision.verb.reverts else "Normal"
-        self._objects.event(
-            target.rollout, kind=kind, reason=decision.reason, action=str(decision.verb), note=decision.message
-        )
 
     def _due(self, view: View) -> timedelta:
         """When something may be different: a look is due, a bake may be over, a row may have been changed."""

@@ -439,7 +439,9 @@ def test_what_is_of_a_time_to_come(progress: Progress, is_ahead: bool) -> None:
 def test_what_lies_ahead_is_looked_at_when_it_comes_and_nothing_is_forgotten() -> None:
     now = T0 + minutes(1)
     metrics = {"errors": AHEAD, "slow": BEHIND, "new": MetricProgress()}
-    rewound = Progress(stage_from=T0 + minutes(2), baked_until=T0 + minutes(5), metrics=metrics).rewound(now)
+    rewound = Progress(stage_from=T0 + minutes(2), baked_until=T0 + minutes(5), metrics=metrics).rewound(
+        ONE, now, OnNoTraffic.WAIT
+    )
     assert rewound == Progress(
         stage_from=T0 + minutes(2),
         judged_from=now,
@@ -451,7 +453,26 @@ def test_what_lies_ahead_is_looked_at_when_it_comes_and_nothing_is_forgotten() -
 @pytest.mark.parametrize("begun", [T0, T0 + minutes(1)])
 def test_a_stage_that_has_begun_stays_as_it_is(begun: datetime) -> None:
     for progress in (Progress(stage_from=begun, baked_until=begun), Progress(stage_from=begun)):
-        assert progress.rewound(T0 + minutes(1)) == progress
+        assert progress.rewound(ONE, T0 + minutes(1), OnNoTraffic.COUNT) == progress
+
+
+@pytest.mark.parametrize("back", [0, 15, 30, 45, 90])
+@pytest.mark.parametrize("quiet_from", [0, 1, 2, 3, 4])
+def test_windows_that_are_looked_at_again_are_not_baked_again(back: int, quiet_from: int) -> None:
+    looks = [at(n) if n < quiet_from else look("errors", T0 + n * INTERVAL, INTERVAL) for n in range(4)]
+    progress = after(ONE, started(ONE), *looks, on=OnNoTraffic.COUNT)
+    assert progress.baked == 4 * INTERVAL
+    now = T0 + 4 * INTERVAL - seconds(back)
+    again = after(ONE, progress.rewound(ONE, now, OnNoTraffic.COUNT), *looks, at(4), on=OnNoTraffic.COUNT)
+    assert 2 * INTERVAL <= again.baked <= 5 * INTERVAL
+
+
+def test_time_without_guards_is_not_baked_again() -> None:
+    of = plan(rows=[], metrics=[])
+    progress = replace(started(of), baked=minutes(3), baked_until=T0 + minutes(4))
+    again = progress.rewound(of, T0 + minutes(2), OnNoTraffic.WAIT)
+    assert (again.baked, again.baked_until) == (minutes(1), T0 + minutes(2))
+    assert progress.rewound(of, T0 - minutes(2), OnNoTraffic.WAIT).baked == seconds(0)
 
 
 def test_a_lift_is_of_the_clauses_that_it_names() -> None:
