@@ -164,8 +164,9 @@ def aim(seed: int) -> tuple[str, tuple[str, ...]]:
         return "", ()
     fault, phase = POSSIBLE[(seed - DRAWN_FREELY) * STEP % len(POSSIBLE)]
     there = [one for one, at in POSSIBLE if at == phase]
-    first = there.index(fault)
-    return phase, tuple(there[(first + n * len(there) // AIMS) % len(there)] for n in range(AIMS))
+    # Others beside it each time round: one that ends the phase must not always come with the same ones.
+    first, apart = there.index(fault), len(there) // AIMS + (seed - DRAWN_FREELY) // len(POSSIBLE)
+    return phase, tuple(there[(first + n * apart) % len(there)] for n in range(AIMS))
 
 
 def aimed(random: Random, phase: str, faults: tuple[str, ...]) -> Faults:

@@ -596,6 +596,22 @@ async def test_what_somebody_changed_is_audited_once_and_so_is_its_return() -> N
     assert by_others == [(exposure(10), exposure(77)), (exposure(77), exposure(10))]
 
 
+async def test_a_row_that_was_put_back_while_nobody_looked_is_audited_before_it_is_lowered() -> None:
+    world = World(PLAN)
+    await world.run(minutes(1))
+    world.store.rows["bell"] = exposure(77)
+    await world.run(minutes(1))
+    world.store.rows["bell"] = exposure(10)
+    world.restart()
+    world.asks("RollBack")
+    await world.run(minutes(1))
+    assert [(before, after) for _, _, before, after in world.store.audit[-3:]] == [
+        (exposure(10), exposure(77)),
+        (exposure(77), exposure(10)),
+        (exposure(10), world.store.rows["bell"]),
+    ]
+
+
 async def test_an_audit_that_cannot_be_written_holds_nothing_up_and_follows() -> None:
     world = World(PLAN)
     await world.run(minutes(1))

@@ -192,8 +192,8 @@ class Reconciler:
         self._teller.answer(target, session, view)
         if session.untold is None:
             decision = self._decided(target, session, view)
-            if leading and not decision.verb.reverts:
-                await self._audit(session, view, store)
+            if leading:
+                await self._audit(session, view, store, reverting=decision.verb.reverts)
             told = session.refusal.instead_of(decision, view, target.generation) if session.refusal else decision
             if not told.verb.acts:
                 self._gatherer.ask(target, session, to_ask(view, decision))
@@ -274,13 +274,16 @@ class Reconciler:
         log.error(message)
         return Decision(Verb.HOLD, Phase.STALLED, reasons.INVARIANT_VIOLATED, message, stalled=True)
 
-    async def _audit(self, session: Session, view: View, store: FlagStore) -> None:
+    async def _audit(self, session: Session, view: View, store: FlagStore, *, reverting: bool) -> None:
         """Have the audit account for the rows, when they are not those that it accounted for the last time.
 
-        Somebody else may have changed them, or put them back. A lowering sees to that by itself.
+        Somebody else may have changed them, or put them back. A lowering sees by itself to those that are changed,
+        and does not wait for that here.
         """
-        rows = {flag: view.rows[flag] for flag in view.expected if flag in view.rows}
-        if not rows or rows == session.audited:
+        changed = view.drifted if reverting else ()
+        rows = {flag: view.rows[flag] for flag in view.expected if flag in view.rows and flag not in changed}
+        known = session.audited or {}
+        if all(known.get(flag) == row for flag, row in rows.items()):
             return
         try:
             await store.observe(view.ledger.key, tuple(rows))
