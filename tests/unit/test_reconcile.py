@@ -439,6 +439,23 @@ async def test_a_revert_that_is_not_whole_is_shown_and_tried_until_it_is(reason:
     assert world.reasons[-1] == "FlagsDisabled"
 
 
+async def test_a_revert_that_is_made_in_parts_is_told_and_counted_once_it_is_whole() -> None:
+    world = World(plan(stage("ten", ("bell", 10), ("grouping", 10))))
+    await until_stage(world, 0)
+    world.store.database.locked.add("bell")
+    world.source.answer = lambda _metric, _window: BAD
+    await world.run(minutes(9), until=lambda: world.condition("Ready") == "False")
+    assert world.store.rows["grouping"].is_off
+    assert not world.store.rows["bell"].is_off
+    assert world.ledger.latch is not None
+    await world.run(minutes(1))
+    world.store.database.locked.clear()
+    await world.run(minutes(1))
+    assert world.store.rows["bell"].is_off
+    assert world.reasons[-1] == "FlagsDisabled"
+    assert len(world.telemetry.reverts) == 1
+
+
 def failover(world: World) -> Callable[[], None]:
     """Remember the database; what is returned makes it so again, as a failover does that loses commits."""
     store = world.store
@@ -902,6 +919,21 @@ async def test_who_cannot_be_told_now_is_told_before_the_status_says_so() -> Non
     world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
     await world.run(minutes(1))
     assert (world.status["phase"], len(world.store.told)) == ("Stalled", 1)
+
+
+async def test_a_trouble_that_others_cannot_be_told_of_now_is_told_while_it_lasts() -> None:
+    world = World(PLAN)
+    await until_stage(world, 0)
+    failures = [Problem("StoreBusy", "all connections are busy", stalled=False)] * 3
+
+    def fail(call: str) -> None:
+        if call == "tell" and failures:
+            raise failures.pop()
+
+    world.store.before = fail
+    world.edit(None, trouble=Trouble("InvalidPlan", "the matrix was removed"), source=None)
+    await world.run(minutes(1))
+    assert (world.store.told, failures) == ([("Hold", "InvalidPlan")], [])
 
 
 async def test_a_database_that_hangs_keeps_no_status_from_saying_what_is_wrong() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -67,6 +67,17 @@ class MetricProgress:
             sample=_with_units(self.sample, look) if of_stage else self.sample,
         )
 
+    def rewound(self, now: datetime, counted_until: datetime | None) -> MetricProgress:
+        """What was empty ahead of `now` is looked at again. Of the healthy spans stays what nobody has counted."""
+        is_ahead = self.looked_until is not None and self.looked_until > now
+        until = self.data_until if is_ahead else self.looked_until
+        spans = tuple(
+            Window(max(span.start, counted_until or span.start), min(span.end, until))
+            for span in self.healthy
+            if until is not None and span.start < until and (counted_until is None or span.end > counted_until)
+        )
+        return replace(self, looked_until=until, healthy=tuple(span for span in spans if span.start < span.end))
+
     def with_healthy(self, spans: tuple[Window, ...]) -> MetricProgress:
         """As `Progress.with_measured`, and for the same reason."""
         return MetricProgress(
@@ -111,7 +122,7 @@ class MetricProgress:
             healthy=tuple(Window(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in data["healthy"]),
             failures=data["failures"],
             failing_since=read_time(data["failingSince"]),
-            # These three are not there in what an earlier version has stored.
+            # These are not there in what an earlier version has stored.
             key=data.get("key", ""),
             arms=tuple((Arm(a, b), Arm(c, d)) for a, b, c, d in data.get("arms", ())),
             data_until=read_time(data.get("dataUntil")),

@@ -182,12 +182,7 @@ class Progress:
         A window that had data was counted, and is not looked at again; those after it were empty. What they have
         added to the bake is taken back, for they may add it again.
         """
-        metrics = {
-            name: replace(metric, looked_until=metric.data_until)
-            if metric.looked_until is not None and metric.looked_until > now
-            else metric
-            for name, metric in self.metrics.items()
-        }
+        metrics = {name: metric.rewound(now, self.baked_until) for name, metric in self.metrics.items()}
         is_early = self.looks_from is not None and self.looks_from > now
         baked, baked_until = self.baked, self.baked_until
         if baked_until is not None and baked_until > now:

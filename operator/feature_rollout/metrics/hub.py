@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -39,7 +40,8 @@ class Shared(Generic[T]):
         """The answer to the question that `key` stands for; raises what the question raises."""
         asked = self._asked.get(key)
         if asked is None:
-            asked = self._asked[key] = _Asked(asyncio.create_task(question()))
+            # In a context of its own: whoever shares the answer, its lines of the log are not the first one's alone.
+            asked = self._asked[key] = _Asked(asyncio.create_task(question(), context=Context()))
             asked.task.add_done_callback(partial(self._ended, key, asked))
         asked.waiting += 1
         try:

@@ -135,8 +135,8 @@ class Reconciler:
 
     def views(self) -> list[View]:
         """Each rollout as it was looked at last, where this replica leads; may be called from any thread."""
-        sessions = tuple(self._sessions.items())
-        return [session.view for uid, session in sessions if session.view is not None and self._leads(uid)]
+        views = [(uid, session.view) for uid, session in tuple(self._sessions.items())]
+        return [view for uid, view in views if view is not None and self._leads(uid)]
 
     def status_lost(self, uid: str) -> None:
         """The status that was told last could not be written: tell it again."""

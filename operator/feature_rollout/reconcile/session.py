@@ -181,9 +181,14 @@ class Session:
         return self.view.stage.name if self.view and self.view.stage else ""
 
     def begin(self, decision: Decision, change: Lowering) -> Decision:
-        """Hold this revert until it is whole, with one that is not whole yet: the new one may take back less."""
+        """Hold this revert until it is whole, with one that is not whole yet: the new one may take back less.
+
+        The latch of the first may be in the database already.
+        """
         if self.reverting is not None:
-            change = replace(change, targets=met(change.targets, self.reverting[1].targets))
+            first = self.reverting[1]
+            latch = first.latch.followed_by(change.latch) if first.latch and change.latch else change.latch
+            change = replace(change, targets=met(change.targets, first.targets), latch=latch)
         self.reverting = decision, change
         return decision
 

@@ -129,16 +129,20 @@ class Teller:
         decision = Decision(Verb.HOLD, phase, trouble.reason, trouble.message, stalled=trouble.stalled)
         previous = session.status if session.status is not None else target.status
         status = trouble_picture(decision, previous, target.generation, now)
-        if not differs(status, previous) and not session.status_lost:
-            return
-        log.warning("%s: %s", trouble.reason, trouble.message)
-        if trouble.reason != reasons.PENDING and _is_news(decision, previous):
-            note = trouble.message
-            self._objects.event(target.rollout, kind="Warning", reason=trouble.reason, action=str(Verb.HOLD), note=note)
-        session.news = _why_told(target, decision, previous, "") or session.news
-        session.status, session.status_lost = status, False
-        await self._objects.write_status(target.rollout, status)
-        # Behind the status: it may be the store that is in trouble, and takes seconds to say so.
+        if differs(status, previous) or session.status_lost:
+            log.warning("%s: %s", trouble.reason, trouble.message)
+            if trouble.reason != reasons.PENDING and _is_news(decision, previous):
+                self._objects.event(
+                    target.rollout,
+                    kind="Warning",
+                    reason=trouble.reason,
+                    action=str(Verb.HOLD),
+                    note=trouble.message,
+                )
+            session.news = _why_told(target, decision, previous, "") or session.news
+            session.status, session.status_lost = status, False
+            await self._objects.write_status(target.rollout, status)
+        # Behind the status: it may be the store that is in trouble, and takes seconds to say so. Until it is taken.
         with contextlib.suppress(Problem):
             await _tell_others(target, session, session.news)
             session.news = None

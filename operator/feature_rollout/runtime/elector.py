@@ -117,6 +117,8 @@ class Elector:
     async def ask(self) -> None:
         """Have its holder give the Lease up to this replica. That it was not asked is seen in the Lease."""
         async with self._trying:
+            if self._ending:
+                return
             try:
                 async with asyncio.timeout(REQUEST_S_MAX):
                     # As it is now: its holder writes it all the time.
@@ -124,7 +126,7 @@ class Elector:
                     if self._standing.may_ask:
                         await self._lease.write(self._standing.asking(), REQUEST_S_MAX)
                         log.info("the Lease %s was asked for", self._lease.name)
-            except (ApiError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - it is asked for again, and the others are not given up for it
                 log.info("the Lease %s was not asked for: %s", self._lease.name, _text(error))
 
     async def release(self) -> None:
@@ -185,7 +187,11 @@ class Elector:
 
     def _tell(self) -> None:
         role = self.role()
-        if role is self._told or not self._used():
+        if not self._used():
+            # It is news again when there is this Lease again.
+            self._told = Role.STANDBY
+            return
+        if role is self._told:
             return
         self._told = role
         lease = self._standing.lease

@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Literal
 
@@ -110,7 +110,10 @@ class _Others(logging.Filter):
         library = record.name.partition(".")[0]
         if library == "opentelemetry":
             # What it inserts are a collector's words, or values of variables; numbers are the status and the pause.
-            record.args = tuple(a if isinstance(a, int | float) else "…" for a in record.args or ())
+            if isinstance(record.args, Mapping):
+                record.args = {name: _numbers_only(arg) for name, arg in record.args.items()}
+            else:
+                record.args = tuple(_numbers_only(arg) for arg in record.args or ())
             record.exc_info, record.exc_text = None, None
         if library not in {"kopf", "asyncio"}:
             return True
@@ -123,6 +126,10 @@ class _Others(logging.Filter):
             message = f"{message.partition(': ')[0]}: {describe(record.exc_info[1])}"
         record.msg, record.args, record.exc_info, record.exc_text = message, None, None, None
         return True
+
+
+def _numbers_only(arg: object) -> object:
+    return arg if isinstance(arg, int | float) else "…"
 
 
 def set_up(log_format: Literal["text", "json"], level: str, stream: IO[str] | None = None) -> logging.Handler:

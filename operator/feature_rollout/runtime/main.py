@@ -201,7 +201,12 @@ async def _load(parts: Parts) -> bool:
     if fields:
         told = "the CRDs are older than this program, and the API server drops %s: helm upgrade, or %s"
         log.warning(told, ", ".join(fields), "featurerollout crds | kubectl apply --server-side -f -")
-    policy = await missing_policy(parts.api)
+    try:
+        policy = await missing_policy(parts.api)
+    except ApiError as error:
+        # Guards need not wait for a warning.
+        log.warning("whether the API server checks who asks for a RolloutAction is not known: %s", error)
+        policy = ""
     if policy:
         told = "nobody checks who asks for a RolloutAction: there is no %s: helm upgrade, or %s"
         log.warning(told, policy, "featurerollout crds | kubectl apply --server-side -f -")
@@ -212,6 +217,8 @@ async def _load(parts: Parts) -> bool:
 async def _end(parts: Parts, reconciling: asyncio.Task[None]) -> None:
     """Finish what is under way, store what was measured, say what is left to say."""
     log.info("stopping")
+    if parts.shards is not None:
+        parts.shards.retire()
     await parts.scheduler.drain(DRAIN_S)
     await reconciling
     await parts.reconciler.checkpoint()

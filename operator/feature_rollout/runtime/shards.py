@@ -44,6 +44,7 @@ class Shards:
         # More than there are, when there were more. Who scrapes the metrics looks from a thread.
         self._electors: list[Elector] = []
         self._adding = threading.Lock()
+        self._retiring = False
 
     def number(self) -> int:
         """How many there are: what the first one's Lease says. Until it was read there is nothing to lead but that."""
@@ -79,9 +80,14 @@ class Shards:
     async def balance(self) -> None:
         """Ask for a shard of a replica that has more of them, if there is one."""
         there = self._there()
-        shard = to_ask_for(self._me, [elector.lease for elector in there]) if self._fit() else None
+        may_ask = self._fit() and not self._retiring
+        shard = to_ask_for(self._me, [elector.lease for elector in there]) if may_ask else None
         if shard is not None:
             await there[shard].ask()
+
+    def retire(self) -> None:
+        """Ask for no more: this replica is about to end, and leads what it has until it has finished."""
+        self._retiring = True
 
     async def release(self) -> None:
         """Give every Lease up; the last thing that is done with them."""

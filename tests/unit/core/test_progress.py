@@ -68,6 +68,7 @@ from support.fakes import (
 deterministic = properties(60)
 ONE = plan()
 FULL = exposure(100)
+MINUTE = timedelta(minutes=1)
 SOAKED = plan(stage("soak"), stage("ten", ("bell", 10)), stage("rest"))
 TWO = plan(
     rows=[row(Severity.HIGH, above(), above("slow"))], metrics=[ratio(), ratio("slow", interval=timedelta(minutes=1))]
@@ -465,6 +466,21 @@ def test_windows_that_are_looked_at_again_are_not_baked_again(back: int, quiet_f
     now = T0 + 4 * INTERVAL - seconds(back)
     again = after(ONE, progress.rewound(ONE, now, OnNoTraffic.COUNT), *looks, at(4), on=OnNoTraffic.COUNT)
     assert 2 * INTERVAL <= again.baked <= 5 * INTERVAL
+
+
+def test_of_guards_that_are_looked_at_unevenly_nothing_is_baked_again() -> None:
+    def empty(index: int, metric: str = "errors") -> Look:
+        return look(metric, T0 + index * MINUTE, MINUTE)
+
+    ahead = [at(n, "slow") for n in range(3)]
+    progress = after(TWO, started(TWO), *ahead, empty(0), on=OnNoTraffic.COUNT)
+    assert progress.baked == MINUTE
+    again = progress.rewound(TWO, T0, OnNoTraffic.COUNT)
+    assert after(TWO, again, *ahead, empty(0), on=OnNoTraffic.COUNT).baked == MINUTE
+    both = after(TWO, started(TWO), empty(0, "slow"), empty(1, "slow"), empty(0), on=OnNoTraffic.COUNT)
+    again = both.rewound(TWO, T0, OnNoTraffic.COUNT)
+    looked = after(TWO, again, empty(0, "slow"), empty(1, "slow"), empty(0), empty(1), on=OnNoTraffic.COUNT)
+    assert looked.baked == 2 * MINUTE
 
 
 def test_time_without_guards_is_not_baked_again() -> None:

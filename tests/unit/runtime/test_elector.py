@@ -85,6 +85,7 @@ class Replicas:
         self.server = Server()
         self.changes: list[tuple[str, Role]] = []
         self.unfit: set[str] = set()
+        self.used = True
         self.a, self.b = self.start("a"), self.start("b")
 
     def start(self, me: str) -> Elector:
@@ -93,6 +94,7 @@ class Replicas:
             TIMES,
             me=me,
             fit=lambda: me not in self.unfit,
+            used=lambda: self.used,
             changed=lambda role: self.changes.append((me, role)),
             now_s=self.time,
         )
@@ -145,6 +147,24 @@ async def test_whoever_was_stopped_does_not_lead_when_it_wakes(two: Replicas) ->
     assert not leads(two.a)
     await two.a.attempt()
     assert (two.a.role(), two.b.role()) == (Role.STANDBY, Role.LEADING)
+
+
+async def test_a_lease_that_there_is_again_is_news_when_it_is_led_again(two: Replicas) -> None:
+    await two.a.attempt()
+    two.used = False
+    await two.pass_s(4, two.a)
+    assert not leads(two.a)
+    two.used = True
+    await two.pass_s(4, two.a)
+    assert two.changes == [("a", Role.LEADING), ("a", Role.LEADING)]
+
+
+async def test_who_is_ending_asks_for_nothing(two: Replicas) -> None:
+    await two.b.attempt()
+    await two.a.release()
+    reads = two.server.reads
+    await two.a.ask()
+    assert two.server.reads == reads
 
 
 async def test_failures_cost_the_lead_at_the_deadline_and_not_before(
