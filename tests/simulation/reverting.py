@@ -57,7 +57,7 @@ def _complete(witness: Witness, change: Transaction, key: str, past: Past) -> Wr
     """Every flag that the rollout has raised is as low as the action says."""
     verb = change.what.removeprefix("lower ")
     evidence = witness.evidence(change, key)
-    if verb not in _BY_VERB or evidence is None:
+    if verb not in _BY_VERB or evidence is None or _is_of_another_stage(witness, change, key):
         return
     for flag, left in past.left.items():
         base, row = past.baseline.get(flag), change.after.flags.get(flag)
@@ -67,6 +67,13 @@ def _complete(witness: Witness, change: Transaction, key: str, past: Past) -> Wr
         wanted = _targets(witness, change, key, flag, (past, evidence, verb))
         if wanted and not any(within(plain(row), to) for to in wanted):
             yield "S19", f"{change.what} left {flag} at {row}, its target is {wanted}"
+
+
+def _is_of_another_stage(witness: Witness, change: Transaction, key: str) -> bool:
+    """What a failover has lost is made again as it was decided on, in a stage that is lost too."""
+    ledger = change.after.ledgers[key].ledger
+    names = {plan.stages[ledger.stage].name for plan in witness.versions(key) if 0 <= ledger.stage < len(plan.stages)}
+    return ledger.latch is not None and bool(ledger.latch.stage) and ledger.latch.stage not in names
 
 
 def _targets(witness: Witness, change: Transaction, key: str, flag: str, cause: Cause) -> list[Row]:

@@ -166,7 +166,7 @@ def aim(seed: int) -> tuple[str, tuple[str, ...]]:
     there = [one for one, at in POSSIBLE if at == phase]
     # Others beside it each time round: one that ends the phase must not always come with the same ones.
     first, apart = there.index(fault), len(there) // AIMS + (seed - DRAWN_FREELY) // len(POSSIBLE)
-    return phase, tuple(there[(first + n * apart) % len(there)] for n in range(AIMS))
+    return phase, tuple(dict.fromkeys(there[(first + n * apart) % len(there)] for n in range(AIMS)))
 
 
 def aimed(random: Random, phase: str, faults: tuple[str, ...]) -> Faults:

@@ -137,7 +137,7 @@ class DatabaseWire:
     def _later(self, what: str, before: Tables) -> None:
         """The COMMIT is on its way: others see nothing of it yet, and wait for its locks."""
         database, world, name = self._world.database, self._world, self._replica.name
-        after = database.tables
+        after, rows = database.tables, dict(before.flags)
         database.rollback(before)
         self._replica.note(f"{what}: no answer, and still on its way")
         loop = asyncio.get_running_loop()
@@ -147,7 +147,8 @@ class DatabaseWire:
             world.late = None
             if not late.done():
                 late.set_result(None)
-                if database.tables is before:
+                # One that has found a row changed meanwhile ends there, which is as if it had never come.
+                if database.tables is before and before.flags == rows:
                     database.tables = after
                     database.commit(name, what, before)
 

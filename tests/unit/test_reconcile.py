@@ -27,8 +27,10 @@ from hypothesis import strategies as st
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import raises
 from feature_rollout.core.looks import Window
+from feature_rollout.core.people import RollBackTo
 from feature_rollout.core.plan import Action, ActionType, OnDelete, OnDrift, Severity
-from feature_rollout.ports import Fenced, Problem, Unconfirmed, Why
+from feature_rollout.core.state import Ledger
+from feature_rollout.ports import Commit, Fenced, Lowering, Problem, Unconfirmed, Why
 from feature_rollout.reconcile import POLL_COMPLETED, RETRY, Reconciler
 from support.fakes import (
     BAKE,
@@ -379,6 +381,32 @@ def loses_answers(world: World, *, is_made: bool, of: Callable[[], bool] = lambd
     else:
         world.store.before = lose
     return lost
+
+
+@pytest.mark.parametrize("to", list(RollBackTo))
+async def test_a_raise_that_lands_after_a_revert_was_decided_is_taken_back_with_it(to: RollBackTo) -> None:
+    """Its COMMIT was on its way when the connection was lost, and the revert waits for the row that it has locked."""
+    world = World(PLAN)
+    commit, lower, late = world.store.commit, world.store.lower, []
+
+    async def lose(change: Commit) -> Ledger:
+        late.append(change)
+        world.store.commit = commit  # type: ignore[method-assign]
+        raise UNCONFIRMED
+
+    async def land_before(change: Lowering) -> Ledger:
+        if late:
+            await commit(late.pop())
+        return await lower(change)
+
+    world.store.commit, world.store.lower = lose, land_before  # type: ignore[method-assign]
+    await world.run(minutes(1), until=lambda: bool(late))
+    world.asks("RollBack", to=to)
+    await world.run(minutes(1))
+    assert not late
+    assert world.ledger.latch is not None
+    assert world.ledger.stage == 0
+    assert world.store.rows["bell"].is_off
 
 
 @pytest.mark.parametrize("is_made", [True, False])

@@ -31,7 +31,7 @@ from feature_rollout.core.plan import Plan
 from feature_rollout.core.state import Ledger
 from feature_rollout.ports import Commit, Lowering
 from feature_rollout.reconcile import Reconciler
-from support.fakes import KEY, NAME, NAMESPACE, T0, FakeObjects, FakeTelemetry, World, minutes, plan, seconds
+from support.fakes import KEY, NAME, NAMESPACE, T0, FakeObjects, FakeTelemetry, World, exposure, minutes, plan, seconds
 
 PLAN = plan()
 GOOD: dict[str, Any] = {"events": 0.0, "units": 200.0}
@@ -119,6 +119,19 @@ class Cluster(World):
         """What is stored of the stage's looks."""
         found: Mapping[str, Any] = json.loads(self.store.checkpoints[KEY][1])["metrics"]["errors"]
         return found
+
+
+async def test_who_leads_again_audits_what_the_other_has_seen_and_somebody_put_back() -> None:
+    world = Cluster()
+    await world.until_stage(0)
+    world.store.rows["bell"] = exposure(77)
+    world.a.role, world.b.role = Role.STANDBY, Role.LEADING
+    await world.moves(seconds(10), world.a, world.b)
+    world.store.rows["bell"] = exposure(10)
+    world.a.role, world.b.role = Role.LEADING, Role.STANDBY
+    await world.moves(seconds(10), world.a, world.b)
+    changes = [(before, after) for reason, _, before, after in world.store.audit if reason == "ManualChange"]
+    assert changes == [(exposure(10), exposure(77)), (exposure(77), exposure(10))]
 
 
 async def test_one_leads_to_the_end_and_the_other_touches_nothing() -> None:

@@ -230,7 +230,7 @@ class Reconciler:
             return session.begin(*restoring(target, lost))
         decision = self._checked(view, decide(view))
         if decision.verb.reverts:
-            return session.begin(decision, lowering(target, view, decision))
+            return session.begin(decision, lowering(target, view, session.with_what_may_land(view, decision)))
         return session.reverting[0] if session.reverting is not None else decision
 
     async def _roll_back_without_plan(self, target: Target, session: Session, store: FlagStore) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from feature_rollout.core.checks import CheckAnswer
+from feature_rollout.core.decide import decide
 from feature_rollout.core.decision import Decision, Phase, Trouble, Verb, View
 from feature_rollout.core.exposure import Exposure
 from feature_rollout.core.looks import Look
@@ -192,6 +193,14 @@ class Session:
         self.reverting = decision, change
         return decision
 
+    def with_what_may_land(self, view: View, decision: Decision) -> Decision:
+        """A revert that also takes back a raise whose answer was lost: its COMMIT may be on its way still."""
+        there = self.unconfirmed.ledger if self.unconfirmed is not None else None
+        if self.unconfirmed is None or there is None or there.attempt != view.ledger.attempt:
+            return decision
+        landed = decide(replace(view, ledger=there, rows={**view.rows, **self.unconfirmed.after}))
+        return replace(decision, targets=met(decision.targets, landed.targets)) if landed.verb.reverts else decision
+
     def remember(self, ledger: Ledger) -> None:
         """The row as the database has it: a latch in it stays known, also when the database should lose it."""
         if ledger.latch is not None:
@@ -215,7 +224,7 @@ class Session:
 
     def fenced(self) -> None:
         """Somebody else has moved the ledger row on: everything is read again but the looks that are under way."""
-        self.claim = self.ledger = self.progress = None
+        self.claim = self.ledger = self.progress = self.audited = None
         self.unsaved = False
 
     def stand_by(self) -> None:
