@@ -24,6 +24,7 @@ from feature_rollout.sandbox.cluster import Cluster
 from simulation.cluster import NAMESPACE
 from simulation.cluster import Cluster as MemoryCluster
 from simulation.objects import MemoryObjects
+from support.waiting import wait_for
 
 NAME = "bell"
 Object = Mapping[str, Any]
@@ -140,9 +141,14 @@ class Kubernetes:
         """No row has to be written first."""
 
     def create(self) -> Object:
-        _, listed = self._cluster.request("GET", path(self.namespace))
+        # A server that has just been given the CRDs may not serve them yet.
+        listed = wait_for(self._listed, 30.0, "a listing")
         self._since = self._since or listed["metadata"]["resourceVersion"]
         return create(self._cluster, self.namespace, NAME)
+
+    def _listed(self) -> Object | None:
+        status, listed = self._cluster.request("GET", path(self.namespace))
+        return listed if status == 200 else None
 
     def get(self) -> Object | None:
         status, found = self._cluster.request("GET", path(self.namespace, NAME))

@@ -15,9 +15,12 @@ FINDING = "simulation"
 # How often a deep run must have met each pair that can come about.
 LEAST = 20
 _CALLED_IN_VAIN = frozenset(TRAPS)
-# What cannot come about, and why.
+# What cannot come about, or by chance alone, and why.
 NEVER: dict[str, tuple[frozenset[str], str]] = {
-    "Completed": (frozenset({"stale get"}), "nothing is left to raise, and only a raise asks for the object"),
+    "Completed": (
+        frozenset({"stale get"}),
+        "nothing is left to raise unless its plan grows, and only a raise asks for the object",
+    ),
     "Terminating": (frozenset({"deleted"}), "it is deleted already"),
     "Gone": (
         _CALLED_IN_VAIN | {"deleted", "cluster rebuilt", "status forged"},
