@@ -9,13 +9,13 @@ import yaml
 
 from feature_rollout.api.crd import crd
 from feature_rollout.demo import stage
+from feature_rollout.kube import admission
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import ApiError, Gone, PermissionDenied
 from feature_rollout.kube.resources import ACTIONS, GROUP, RESOURCES, ROLLOUTS, STORES
 from feature_rollout.kube.schemas import unknown_fields
 from feature_rollout.store.findings import Finding, Result
 
-_ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 _POLICIES = ("validatingadmission", "mutatingadmission")
 _AUTHORIZATION = "/apis/authorization.k8s.io/v1"
 _INSTALL = "helm upgrade, or featurerollout crds | kubectl apply --server-side -f -"
@@ -208,8 +208,8 @@ async def _policies(api: Api) -> Finding:
     found, bound = [], set()
     for kind in _POLICIES:
         try:
-            policies = await api.request("GET", f"{_ADMISSION}/{kind}policies")
-            bindings = await api.request("GET", f"{_ADMISSION}/{kind}policybindings")
+            policies = await api.request("GET", f"{admission.PATH}/{kind}policies")
+            bindings = await api.request("GET", f"{admission.PATH}/{kind}policybindings")
         except Gone:
             continue
         except PermissionDenied:

@@ -8,7 +8,7 @@ from feature_rollout.api.policies import CHECK
 from feature_rollout.kube.client import Api
 from feature_rollout.kube.errors import Gone, PermissionDenied
 
-_PATH: Final = "/apis/admissionregistration.k8s.io/v1"
+PATH: Final = "/apis/admissionregistration.k8s.io/v1"
 
 
 async def missing_policy(api: Api) -> str:
@@ -18,7 +18,7 @@ async def missing_policy(api: Api) -> str:
     """
     for kind, plural in (("Policy", "policies"), ("PolicyBinding", "policybindings")):
         try:
-            await api.request("GET", f"{_PATH}/validatingadmission{plural}/{CHECK}")
+            await api.request("GET", f"{PATH}/validatingadmission{plural}/{CHECK}")
         except Gone:
             return f"ValidatingAdmission{kind} {CHECK}"
         except PermissionDenied:

@@ -139,6 +139,8 @@ def test_what_a_collector_of_traces_says_is_not_repeated() -> None:
         "Failed to export %s batch code: %s, reason: %s", "spans", 401, "s3cr3t is wrong", exc_info=OSError("s3cr3t")
     )
     assert "Failed to export … batch code: 401, reason: …" in stream.getvalue()
+    log.error("code %(code)d: %(reason)s", {"code": 403, "reason": "s3cr3t is wrong"})
+    assert "code 403: …" in stream.getvalue()
     assert "s3cr3t" not in stream.getvalue()
 
 

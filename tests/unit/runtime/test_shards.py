@@ -152,6 +152,18 @@ def test_replicas_come_to_even_shares_and_take_over_from_each_other() -> None:
     virtual(live())
 
 
+def test_a_replica_that_is_about_to_end_asks_for_nothing() -> None:
+    async def live() -> None:
+        cluster = Cluster()
+        cluster.start("a", 4)
+        await cluster.pass_s(6)
+        cluster.start("b", 4).retire()
+        await cluster.pass_s(30)
+        assert cluster.shares() == [4, 0]
+
+    virtual(live())
+
+
 def test_a_replica_without_a_database_asks_for_nothing_and_leaves_what_it_has() -> None:
     async def live() -> None:
         cluster = Cluster()
